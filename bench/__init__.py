@@ -1,0 +1,1 @@
+"""Measurements, and the null engine that they share with the tests."""

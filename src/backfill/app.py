@@ -1,0 +1,173 @@
+"""The only place where the rooms meet: open them, run their loops, close them in order."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import structlog
+import uvicorn
+
+from backfill.config import Config
+from backfill.deliver import Deliverer
+from backfill.dispatch import Dispatcher
+from backfill.engines import Fleet
+from backfill.errors import InvalidConfig
+from backfill.intake import Intake
+from backfill.journal import Progress
+from backfill.store import FolderLock, LocalBlobs, Metadata
+from backfill.turns import Turns
+from backfill.web.api import Services, create_app
+
+__all__ = ["Rooms", "open_rooms", "serve"]
+
+# Open downloads and polls may finish; a client that reads for ever must not keep the server from ending.
+_HTTP_DRAIN_S = 5
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Rooms:
+    """Everything that works on one data directory."""
+
+    config: Config
+    blobs: LocalBlobs
+    metadata: Metadata
+    intake: Intake
+    turns: Turns
+    fleet: Fleet
+    progress: Progress
+    dispatcher: Dispatcher
+    deliverer: Deliverer
+
+
+@asynccontextmanager
+async def open_rooms(config: Config) -> AsyncIterator[Rooms]:
+    """Take hold of the data directory and build every room on it; nothing runs yet.
+
+    Raises:
+        StoreBusy: another process works in the data directory.
+        StoreUnavailable: the data directory or its database cannot be used.
+
+    """
+    lock = FolderLock(config.data_dir)
+    try:
+        blobs = LocalBlobs(config.data_dir / "blobs")
+        swept = await asyncio.to_thread(blobs.sweep)
+        if swept:
+            _log.info("removed half-written blobs of an earlier process", count=swept)
+        metadata = await Metadata.open(config.data_dir / "backfill.db")
+        turns = Turns(metadata, config.limits)
+        # The lock says that nobody else is here: whoever held a turn is dead.
+        await turns.reclaim()
+        progress = Progress(blobs)
+        async with Fleet.from_config(config) as fleet:
+            dispatcher = Dispatcher(turns, blobs, fleet, config.dispatch)
+            deliverer = Deliverer(turns, blobs)
+            intake = Intake(blobs, metadata, config.limits)
+            yield Rooms(config, blobs, metadata, intake, turns, fleet, progress, dispatcher, deliverer)
+        progress.close()
+        await metadata.close()
+    finally:
+        lock.release()
+
+
+@asynccontextmanager
+async def working(rooms: Rooms) -> AsyncIterator["asyncio.Task[None]"]:
+    """Dispatch and deliver in the background; at the end let them wind down.
+
+    Yields a task that ends only if one of the loops fails.
+    """
+    task = asyncio.create_task(_run_loops(rooms), name="dispatch and deliver")
+    try:
+        yield task
+    finally:
+        rooms.dispatcher.stop()
+        rooms.deliverer.stop()
+        await task
+
+
+async def _run_loops(rooms: Rooms) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(rooms.dispatcher.run(), name="dispatch")
+        group.create_task(rooms.deliverer.run(), name="deliver")
+
+
+async def serve(config: Config, announce: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then stop feeding, keep what is done and end the engines.
+
+    `announce` is called once with the server's own URL, when it answers.
+
+    Raises:
+        InvalidConfig: the address cannot be bound.
+        StoreUnavailable: see `open_rooms`.
+
+    """
+    with _bind(config.server.host, config.server.port) as listener:
+        async with open_rooms(config) as rooms, working(rooms) as work:
+            services = Services(
+                config=config,
+                blobs=rooms.blobs,
+                metadata=rooms.metadata,
+                intake=rooms.intake,
+                turns=rooms.turns,
+                count=rooms.progress.count,
+                list_models=rooms.fleet.served_models,
+                signing_key=await rooms.metadata.get_secret("upload_signing_key"),
+            )
+            settings = uvicorn.Config(
+                create_app(services),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=_HTTP_DRAIN_S,
+                server_header=False,
+            )
+            server = _Server(settings, lambda: announce(_url_of(listener)))
+            work.add_done_callback(lambda _: server.stop())
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, server.stop)
+            await server.serve(sockets=[listener])
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, told when to stop by us and telling us when it answers."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    def stop(self) -> None:
+        """End politely; a second call ends at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        message = f"Cannot listen on {host} port {port}: {error.strerror}. Choose another --port, or 0 for a free one."
+        raise InvalidConfig(message, param="server.port") from None
+    return listener
+
+
+def _url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

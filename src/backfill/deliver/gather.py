@@ -1,0 +1,96 @@
+"""Fold a batch's journal into its output and error files, in input order."""
+
+import uuid
+from typing import NamedTuple
+
+import msgspec
+
+from backfill.batch import Batch, Counts, File, FileStatus, Outcome
+from backfill.index import LineIndex
+from backfill.journal import Fold
+from backfill.store import BlobWriter, LocalBlobs, content_key, index_key
+from backfill.wire.together import render_error_line, render_output_line, render_rest_line
+
+__all__ = ["Gathered", "gather"]
+
+
+class Gathered(NamedTuple):
+    """What a batch comes to. A file with no line is not made."""
+
+    counts: Counts
+    output: File | None
+    error: File | None
+
+
+class _Results:
+    """One of the two files, written line by line and only if there is a line."""
+
+    def __init__(self, blobs: LocalBlobs, batch: Batch, kind: str) -> None:
+        self._blobs = blobs
+        self._batch = batch
+        self._kind = kind
+        # The same id whenever the batch is gathered: a repeated delivery replaces its own half-done files.
+        self._file_id = f"file-{uuid.uuid5(uuid.UUID(batch.id), kind)}"
+        self._writer: BlobWriter | None = None
+        self._lines = 0
+
+    def write(self, line: bytes) -> None:
+        if self._writer is None:
+            self._writer = self._blobs.create(content_key(self._file_id))
+        self._writer.write(line)
+        self._lines += 1
+
+    def seal(self, now_ms: int) -> File | None:
+        if self._writer is None:
+            return None
+        self._writer.seal()
+        return File(
+            id=self._file_id,
+            owner=self._batch.owner,
+            filename=f"{self._batch.id}_{self._kind}.jsonl",
+            purpose="batch-api",
+            status=FileStatus.SEALED,
+            created_at_ms=now_ms,
+            size_bytes=self._writer.size_bytes,
+            line_count=self._lines,
+        )
+
+    def abort(self) -> None:
+        if self._writer is not None:
+            self._writer.abort()
+
+
+def gather(blobs: LocalBlobs, batch: Batch, now_ms: int) -> Gathered:
+    """Write both files durably and give their rows, which nobody sees until the batch is closed with them.
+
+    Blocks on disk: call it in a worker thread. Raises StoreUnavailable if the disk takes no more.
+    """
+    index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))
+    fold = Fold(blobs, batch.id, len(index))
+    output, error = _Results(blobs, batch, "output"), _Results(blobs, batch, "error")
+    try:
+        fold.refresh()
+        for line in range(len(index)):
+            _write_line(fold, index, batch, line, output, error)
+        counts = fold.counts
+        rest = counts.total - counts.done
+        # Lines that nobody ran any more count as failed: they are in the error file.
+        counts = msgspec.structs.replace(counts, failed=counts.failed + rest)
+        return Gathered(counts, output.seal(now_ms), error.seal(now_ms))
+    finally:
+        output.abort()
+        error.abort()
+        fold.close()
+
+
+def _write_line(fold: Fold, index: LineIndex, batch: Batch, line: int, output: _Results, error: _Results) -> None:
+    entry = fold.find(line)
+    custom_id = index.custom_id_json(line)
+    if entry is None:
+        error.write(render_rest_line(custom_id, batch.state))
+        return
+    body = fold.read_body(entry)
+    if entry.outcome is Outcome.ANSWERED:
+        output.write(render_output_line(batch.id, line, custom_id, entry.status, body))
+    else:
+        error.write(render_error_line(custom_id, entry.outcome, entry.status, body))

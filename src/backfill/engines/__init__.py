@@ -1,0 +1,27 @@
+"""Start, watch, probe and call engines; what they answer is a value, and knows nothing of batches or files."""
+
+from backfill.engines.client import EngineClient
+from backfill.engines.external import ExternalReplica
+from backfill.engines.fleet import Fleet, Member, Route, rename_model
+from backfill.engines.llamacpp import LlamaCppReplica
+from backfill.engines.replica import CacheHabit, Gauges, Replica, ReplicaLimits
+from backfill.engines.reply import Answered, Lost, LostReason, Refused, Reply
+
+__all__ = [
+    "Answered",
+    "CacheHabit",
+    "EngineClient",
+    "ExternalReplica",
+    "Fleet",
+    "Gauges",
+    "LlamaCppReplica",
+    "Lost",
+    "LostReason",
+    "Member",
+    "Refused",
+    "Replica",
+    "ReplicaLimits",
+    "Reply",
+    "Route",
+    "rename_model",
+]

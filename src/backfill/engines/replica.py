@@ -1,0 +1,80 @@
+"""The seam: all that the rest of Backfill knows of an engine."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from backfill.engines.reply import Reply
+
+__all__ = ["CacheHabit", "Gauges", "Replica", "ReplicaLimits"]
+
+
+class CacheHabit(StrEnum):
+    """How an engine's prefix cache wants to be fed."""
+
+    PREFIX_LEADER = "prefix_leader"
+    """Shared by all slots, but requests admitted together compute a prefix each: let one lead."""
+    SLOT_AFFINITY = "slot_affinity"
+    """One cache a slot: a prefix wants to stay on its slot."""
+    NONE = "none"
+    """The engine minds its cache itself, or nothing is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What an engine says of itself. None: it does not say."""
+
+    running: int | None = None
+    waiting: int | None = None
+    kv_cache_use: float | None = None
+    """From 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaLimits:
+    """What a replica can take."""
+
+    concurrency: int
+    """Requests in flight at most."""
+    endpoints: frozenset[str]
+    context_tokens: int | None = None
+
+
+class Replica(Protocol):
+    """One engine at one address."""
+
+    @property
+    def name(self) -> str:
+        """As in the configuration; no two replicas share one."""
+        ...
+
+    @property
+    def limits(self) -> ReplicaLimits:
+        """What it can take; does not change."""
+        ...
+
+    @property
+    def cache_habit(self) -> CacheHabit:
+        """How its prefix cache wants to be fed; does not change."""
+        ...
+
+    @property
+    def address(self) -> str | None:
+        """Base URL without /v1; None while the engine is not up."""
+
+    async def start(self) -> None:
+        """Return once the engine answers; at once if it does. Safe to call from many tasks.
+
+        Raises:
+            EngineUnavailable: it cannot be started or reached now; the message says why.
+
+        """
+
+    async def send(self, endpoint: str, body: bytes) -> Reply:
+        """Send one request and wait for its reply; never raises for what the network or the engine does."""
+
+    async def read_gauges(self) -> Gauges:
+        """What the engine says of itself now; all None if it says nothing or cannot be reached."""
+
+    async def stop(self) -> None:
+        """End what `start` began; safe to call twice."""

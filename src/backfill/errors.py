@@ -1,0 +1,122 @@
+"""Every error that Backfill raises on purpose.
+
+    BackfillError
+    ├── InvalidInput            what was sent or written is wrong; the message says what and where
+    │   ├── InvalidConfig       a setting is unknown or has no meaning
+    │   └── TooLarge            more bytes than the limit allows
+    ├── Unauthorized            no key, or not one of ours
+    ├── NotFound                no such thing, or not yours: the two are told apart nowhere
+    ├── Conflict                the thing exists but is in a state that forbids the request
+    ├── EngineUnavailable       an engine could not be started or reached
+    ├── ModelUnavailable        a model could not be found, fetched or read
+    ├── StoreUnavailable        the data directory or the database cannot be used
+    │   ├── StoreBusy           another process holds what only one may hold
+    │   └── StoreCorrupt        bytes on disk are not what was written
+    └── TurnLost                another holder took the turn: stop, and write nothing more
+
+What an engine answers to a request is never an error here: it is a value (`engines.reply`).
+"""
+
+__all__ = [
+    "BackfillError",
+    "Conflict",
+    "EngineUnavailable",
+    "InvalidConfig",
+    "InvalidInput",
+    "ModelUnavailable",
+    "NotFound",
+    "StoreBusy",
+    "StoreCorrupt",
+    "StoreUnavailable",
+    "TooLarge",
+    "TurnLost",
+    "Unauthorized",
+]
+
+
+class BackfillError(Exception):
+    """The root. `message` is one sentence that a user can act on.
+
+    `code` is a stable word for programs; `param` names the field at fault, if one is.
+    """
+
+    code: str = "internal_error"
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        if code is not None:
+            self.code = code
+
+
+class InvalidInput(BackfillError):
+    """What was sent or written is wrong."""
+
+    code = "invalid_request"
+
+
+class InvalidConfig(InvalidInput):
+    """A setting is unknown or has no meaning."""
+
+    code = "invalid_config"
+
+
+class TooLarge(InvalidInput):
+    """More bytes than the limit allows."""
+
+    code = "file_too_large"
+
+
+class Unauthorized(BackfillError):
+    """No key, or not one of ours."""
+
+    code = "invalid_api_key"
+
+
+class NotFound(BackfillError):
+    """No such thing, or not yours."""
+
+    code = "not_found"
+
+
+class Conflict(BackfillError):
+    """The thing exists but is in a state that forbids the request."""
+
+    code = "conflict"
+
+
+class EngineUnavailable(BackfillError):
+    """An engine could not be started or reached."""
+
+    code = "engine_unavailable"
+
+
+class ModelUnavailable(BackfillError):
+    """A model could not be found, fetched or read."""
+
+    code = "model_unavailable"
+
+
+class StoreUnavailable(BackfillError):
+    """The data directory or the database cannot be used."""
+
+    code = "store_unavailable"
+
+
+class StoreBusy(StoreUnavailable):
+    """Another process holds what only one may hold."""
+
+    code = "store_busy"
+
+
+class StoreCorrupt(StoreUnavailable):
+    """Bytes on disk are not what was written."""
+
+    code = "store_corrupt"
+
+
+class TurnLost(BackfillError):
+    """Another holder took the turn."""
+
+    code = "turn_lost"

@@ -1,0 +1,139 @@
+"""One pass over the bytes of a file, in whatever pieces they come: cut lines, check each, index it, keep no body."""
+
+import msgspec
+
+from backfill.batch import ENDPOINTS, BatchProblem
+from backfill.index import EndpointSurvey, IndexBuilder, LineIndex, Survey
+from backfill.wire.lines import ParsedLine, find_shape_problem, parse_line
+
+__all__ = ["LineScanner"]
+
+PROBLEMS_KEPT = 20
+MODELS_KEPT = 100
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+class _Problems:
+    """The first few problems, and how many there are."""
+
+    def __init__(self) -> None:
+        self.first: list[BatchProblem] = []
+        self.count = 0
+
+    def add(self, problem: BatchProblem, line_number: int) -> None:
+        self.count += 1
+        if len(self.first) < PROBLEMS_KEPT:
+            self.first.append(msgspec.structs.replace(problem, line=line_number))
+
+
+class LineScanner:
+    """Feed it the file's bytes in order, then ask for the index and the survey.
+
+    Lines past `lines_limit` are counted but not looked at: the file cannot become a batch any more, and memory
+    stays bounded.
+    """
+
+    def __init__(self, *, lines_limit: int, custom_id_length: int) -> None:
+        self._lines_limit = lines_limit
+        self._custom_id_length = custom_id_length
+        self._index = IndexBuilder()
+        self._problems = _Problems()
+        self._by_endpoint = {endpoint: _Problems() for endpoint in ENDPOINTS}
+        self._first_use: dict[str, int] = {}
+        self._pending: list[bytes] = []
+        self._offset = 0
+        self._line_number = 0
+        self._requests = 0
+        self._token_estimate = 0
+        self._without_model = 0
+        self._first_without_model: int | None = None
+        self._shapes: dict[frozenset[str], list[tuple[str, BatchProblem]]] = {}
+
+    def feed(self, data: bytes) -> None:
+        """Take the next bytes of the file."""
+        *lines, rest = data.split(b"\n")
+        if lines:
+            self._pending.append(lines[0])
+            lines[0] = b"".join(self._pending)
+            self._pending = []
+            for line in lines:
+                self._scan_line(line)
+        if rest:
+            self._pending.append(rest)
+
+    def finish(self) -> tuple[LineIndex, Survey]:
+        """Take the last line, if it had no line end, and give what was learned."""
+        if self._pending:
+            self._scan_line(b"".join(self._pending))
+            self._pending = []
+        self._judge_the_whole()
+        names = [name for name in self._index.model_names if name is not None]
+        survey = Survey(
+            lines=self._requests,
+            token_estimate=self._token_estimate,
+            models=tuple(names[:MODELS_KEPT]),
+            lines_without_model=self._without_model,
+            first_without_model=self._first_without_model,
+            problems=tuple(self._problems.first),
+            problem_count=self._problems.count,
+            endpoints={
+                endpoint: EndpointSurvey(tuple(problems.first), problems.count)
+                for endpoint, problems in self._by_endpoint.items()
+                if problems.count
+            },
+        )
+        return self._index.build(), survey
+
+    def _judge_the_whole(self) -> None:
+        if self._requests == 0:
+            self._problems.count += 1
+            self._problems.first.append(BatchProblem("empty_file", "The file has no requests."))
+        if self._requests > self._lines_limit:
+            message = f"The file has {self._requests} requests; a batch may have {self._lines_limit}."
+            self._problems.count += 1
+            self._problems.first.insert(0, BatchProblem("too_many_requests", message))
+
+    def _scan_line(self, line: bytes) -> None:
+        start = self._offset
+        self._offset = start + len(line) + 1
+        self._line_number += 1
+        if start == 0 and line.startswith(_BYTE_ORDER_MARK):
+            start, line = len(_BYTE_ORDER_MARK), line[len(_BYTE_ORDER_MARK) :]
+        if not line or line.isspace():
+            return
+        self._requests += 1
+        if self._requests > self._lines_limit:
+            return
+        parsed = parse_line(line, self._custom_id_length)
+        if isinstance(parsed, BatchProblem):
+            self._problems.add(parsed, self._line_number)
+        else:
+            self._keep(parsed, start)
+
+    def _keep(self, parsed: ParsedLine, start: int) -> None:
+        first_line = self._first_use.setdefault(parsed.custom_id, self._line_number)
+        if first_line != self._line_number:
+            message = f"custom_id {parsed.custom_id!r} is used by line {first_line} already."
+            problem = BatchProblem("duplicate_custom_id", message, param="custom_id")
+            self._problems.add(problem, self._line_number)
+        if parsed.model is None:
+            self._without_model += 1
+            self._first_without_model = self._first_without_model or self._line_number
+        for endpoint, problem in self._judge_shape(parsed.members):
+            self._by_endpoint[endpoint].add(problem, self._line_number)
+        self._token_estimate += parsed.token_estimate
+        self._index.add(
+            body_offset=start + parsed.body_start,
+            body_length=parsed.body_length,
+            model=parsed.model,
+            token_estimate=parsed.token_estimate,
+            custom_id_json=msgspec.json.encode(parsed.custom_id),
+        )
+
+    def _judge_shape(self, members: frozenset[str]) -> list[tuple[str, BatchProblem]]:
+        """Which endpoints a line with these members cannot go to; a file has few shapes, so each is judged once."""
+        judged = self._shapes.get(members)
+        if judged is None:
+            found = ((endpoint, find_shape_problem(members, endpoint)) for endpoint in ENDPOINTS)
+            judged = self._shapes[members] = [(endpoint, problem) for endpoint, problem in found if problem]
+        return judged

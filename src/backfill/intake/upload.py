@@ -1,0 +1,130 @@
+"""An upload becomes a sealed file and its index, in one streaming pass."""
+
+import asyncio
+import hashlib
+import uuid
+
+import msgspec
+
+from backfill.batch import File, FileStatus
+from backfill.config import LimitsConfig
+from backfill.errors import Conflict, InvalidInput, TooLarge
+from backfill.intake.scanner import LineScanner
+from backfill.store import LocalBlobs, Metadata, content_key, index_key
+
+__all__ = ["Intake", "Upload", "new_file_id"]
+
+# Large enough that the way to a worker thread costs little, small enough that memory does not show it.
+_PIECE_BYTES = 1 << 18
+
+
+def new_file_id() -> str:
+    """A file id in the form that Together gives."""
+    return f"file-{uuid.uuid4()}"
+
+
+class Upload:
+    """Bytes on their way to become a file: `feed` them in order, then `seal` or `abort`."""
+
+    def __init__(self, intake: "Intake", file_id: str) -> None:
+        self.file_id = file_id
+        self._intake = intake
+        self._limits = intake.limits
+        self._writer = intake.blobs.create(content_key(file_id))
+        self._scanner = LineScanner(lines_limit=self._limits.lines, custom_id_length=self._limits.custom_id_length)
+        self._digest = hashlib.sha256()
+        self._pieces: list[bytes] = []
+        self._waiting_bytes = 0
+        self._size_bytes = 0
+
+    async def feed(self, data: bytes) -> None:
+        """Take the next bytes; raises TooLarge past the limit, StoreUnavailable if the disk takes no more."""
+        self._size_bytes += len(data)
+        if self._size_bytes > self._limits.file_size_bytes:
+            message = f"The file is larger than the limit of {self._limits.file_size_bytes} bytes."
+            raise TooLarge(message, param="file")
+        self._pieces.append(data)
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes >= _PIECE_BYTES:
+            await self._flush()
+
+    async def seal(self, draft: File) -> File:
+        """Make the file durable and give its row, with the facts of `draft` for who, what name and what purpose.
+
+        Raises:
+            InvalidInput: the draft names a SHA-256 that is not that of the bytes.
+            Conflict: the file was sealed before, with other bytes.
+
+        """
+        await self._flush()
+        sha256 = self._digest.hexdigest()
+        if draft.sha256 and draft.sha256 != sha256:
+            message = f"The bytes have the SHA-256 {sha256}, but {draft.sha256} was announced."
+            raise InvalidInput(message, param="checksum", code="checksum_mismatch")
+        if draft.status is FileStatus.SEALED:
+            return draft
+        index, survey = self._scanner.finish()
+        await asyncio.to_thread(self._seal_blobs, index.encode())
+        file = msgspec.structs.replace(
+            draft,
+            status=FileStatus.SEALED,
+            size_bytes=self._size_bytes,
+            line_count=survey.lines,
+            sha256=sha256,
+            survey=msgspec.json.encode(survey),
+        )
+        await self._intake.record(file)
+        return file
+
+    def abort(self) -> None:
+        """Drop what came so far, and let the next upload of this file begin; safe after `seal`, and twice."""
+        self._writer.abort()
+        self._intake.release(self.file_id)
+
+    async def _flush(self) -> None:
+        if self._pieces:
+            data = b"".join(self._pieces)
+            self._pieces, self._waiting_bytes = [], 0
+            await asyncio.to_thread(self._take, data)
+
+    def _take(self, data: bytes) -> None:
+        self._writer.write(data)
+        self._digest.update(data)
+        self._scanner.feed(data)
+
+    def _seal_blobs(self, index: bytes) -> None:
+        self._intake.blobs.write(index_key(self.file_id), index)
+        self._writer.seal()
+
+
+class Intake:
+    """The way in: reserve a file's id, receive its bytes."""
+
+    def __init__(self, blobs: LocalBlobs, metadata: Metadata, limits: LimitsConfig) -> None:
+        self.blobs = blobs
+        self.limits = limits
+        self._metadata = metadata
+        self._under_way: set[str] = set()
+
+    async def reserve(self, draft: File) -> File:
+        """Write the row of a file whose bytes will come later."""
+        await self._metadata.add_file(draft)
+        return draft
+
+    def begin(self, file_id: str) -> Upload:
+        """Start to receive a file's bytes; raises Conflict while another upload of the same file is under way."""
+        if file_id in self._under_way:
+            message = f"The file {file_id} is being uploaded already."
+            raise Conflict(message, code="upload_in_progress")
+        upload = Upload(self, file_id)
+        self._under_way.add(file_id)
+        return upload
+
+    def release(self, file_id: str) -> None:
+        """Forget that an upload is under way."""
+        self._under_way.discard(file_id)
+
+    async def record(self, file: File) -> None:
+        """Write a sealed file's row: fill the reserved one, or add it."""
+        if not await self._metadata.seal_file(file):
+            await self._metadata.add_file(file)

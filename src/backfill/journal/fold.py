@@ -1,0 +1,137 @@
+"""Reading a journal: which lines are done, where their answers lie, and what it all adds up to.
+
+A fold may be refreshed while segments still grow; it reads only what came since. Segments are read in the order of
+their epochs and the first record of a line counts, so a holder that was fenced out and wrote on changes nothing that
+was folded before. Nothing on disk is ever changed by reading: a torn tail stays where it is and is not looked past.
+"""
+
+from array import array
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import structlog
+
+from backfill.batch import Counts, Outcome, Usage
+from backfill.errors import StoreCorrupt
+from backfill.journal.record import HEADER_BYTES, StoredRecord, decode_header, needed_bytes, scan_records
+from backfill.store import BlobReader, LocalBlobs, journal_prefix
+
+__all__ = ["Entry", "Fold"]
+
+_PIECE_BYTES = 1 << 20
+_log = structlog.get_logger(__name__)
+
+
+class _Segment:
+    """How far one segment has been read."""
+
+    def __init__(self, reader: BlobReader, number: int) -> None:
+        self.reader = reader
+        self.number = number
+        self.position = 0
+
+
+class Entry(NamedTuple):
+    """Where one line's record lies."""
+
+    outcome: Outcome
+    status: int
+    segment: int
+    body_offset: int
+    body_length: int
+
+
+class Fold:
+    """The state of a batch, as its journal tells it. Blocks on disk reads: call it in a worker thread."""
+
+    def __init__(self, blobs: LocalBlobs, batch_id: str, lines: int) -> None:
+        self._blobs = blobs
+        self._batch_id = batch_id
+        self._segments: dict[str, _Segment] = {}
+        self._readers: list[BlobReader] = []
+        self._lines = lines
+        self.outcomes = bytearray(lines)
+        """One byte a line: 0, or the number of its `Outcome`."""
+        self._statuses = array("H", bytes(2 * lines))
+        self._segment_of = array("H", bytes(2 * lines))
+        self._body_offsets = array("Q", bytes(8 * lines))
+        self._body_lengths = array("I", bytes(4 * lines))
+        self._answered = 0
+        self._failed = 0
+        self._tokens = [0, 0, 0]
+
+    def refresh(self) -> None:
+        """Take in every record written since the last time."""
+        for key in self._blobs.list(journal_prefix(self._batch_id)):
+            segment = self._segments.get(key)
+            if segment is None:
+                segment = self._segments[key] = _Segment(self._blobs.open(key), len(self._readers))
+                self._readers.append(segment.reader)
+            for record in self._read_on(segment, key):
+                self._take(record, segment.number)
+
+    @property
+    def counts(self) -> Counts:
+        """Lines by outcome, and the tokens they cost; each line counted once."""
+        return Counts(self._lines, self._answered, self._failed, Usage(*self._tokens))
+
+    def find(self, line: int) -> Entry | None:
+        """Where the line's record lies; None while it has none."""
+        outcome = self.outcomes[line]
+        if not outcome:
+            return None
+        return Entry(
+            Outcome(outcome),
+            self._statuses[line],
+            self._segment_of[line],
+            self._body_offsets[line],
+            self._body_lengths[line],
+        )
+
+    def read_body(self, entry: Entry) -> bytes:
+        """The body of a record."""
+        return self._readers[entry.segment].read(entry.body_offset, entry.body_length)
+
+    def close(self) -> None:
+        """Give all descriptors back."""
+        for reader in self._readers:
+            reader.close()
+
+    def _read_on(self, segment: _Segment, key: str) -> Iterator[StoredRecord]:
+        size = segment.reader.size_bytes
+        if segment.position == 0:
+            if size < HEADER_BYTES:
+                return
+            try:
+                decode_header(segment.reader.read(0, HEADER_BYTES), self._batch_id)
+            except StoreCorrupt as error:
+                _log.warning("journal segment ignored", segment=key, reason=error.message)
+                return
+            segment.position = HEADER_BYTES
+        while segment.position < size:
+            start = segment.position
+            data = segment.reader.read(start, _PIECE_BYTES)
+            longer = needed_bytes(data)
+            if longer > len(data):
+                data = segment.reader.read(start, longer)
+            for record, behind in scan_records(data, start):
+                segment.position = start + behind
+                yield record
+            if segment.position == start:
+                return
+
+    def _take(self, record: StoredRecord, segment: int) -> None:
+        line = record.line
+        if line >= self._lines or self.outcomes[line]:
+            return
+        self.outcomes[line] = record.outcome
+        self._statuses[line] = record.status
+        self._segment_of[line] = segment
+        self._body_offsets[line] = record.body_offset
+        self._body_lengths[line] = record.body_length
+        if record.outcome is Outcome.ANSWERED:
+            self._answered += 1
+        else:
+            self._failed += 1
+        for position, tokens in enumerate(record.usage):
+            self._tokens[position] += tokens

@@ -1,0 +1,136 @@
+"""Errors as clients see them: one shape for every kind of failure, and headers that say whether to try again."""
+
+import traceback
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+
+from backfill.errors import (
+    BackfillError,
+    Conflict,
+    EngineUnavailable,
+    InvalidInput,
+    ModelUnavailable,
+    NotFound,
+    StoreCorrupt,
+    StoreUnavailable,
+    TooLarge,
+    Unauthorized,
+)
+from backfill.web.api.bodies import JsonResponse
+from backfill.wire.together import render_error
+
+__all__ = ["answer_unexpected", "explain_validation", "handle_errors"]
+
+RETRY_AFTER_S = 5
+
+_log = structlog.get_logger(__name__)
+
+# A class stands before its parents. A state conflict is a 400: clients try a 409 again.
+_STATUSES: tuple[tuple[type[BackfillError], int], ...] = (
+    (TooLarge, 413),
+    (InvalidInput, 400),
+    (Unauthorized, 401),
+    (NotFound, 404),
+    (Conflict, 400),
+    (StoreCorrupt, 500),
+    (StoreUnavailable, 503),
+    (EngineUnavailable, 503),
+    (ModelUnavailable, 503),
+)
+_CODES = {403: "forbidden", 404: "unknown_url", 405: "method_not_allowed", 416: "range_not_satisfiable"}
+_UNEXPECTED = "The server failed to answer this request; its log says why, under the id in the x-request-id header."
+_UNAVAILABLE = "The server cannot do this at the moment; its log says why. Try again soon."
+
+
+def handle_errors(app: FastAPI) -> None:
+    """Have every error that a handler or the router raises answered in the one shape."""
+    app.add_exception_handler(BackfillError, _answer_backfill_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    app.add_exception_handler(ClientDisconnect, _answer_disconnect)
+
+
+def answer_unexpected(error: Exception, **facts: str) -> Response:
+    """The answer to what nobody foresaw: the log gets the traceback, the client none of it."""
+    # Formatted here: a log renderer may show local variables, and a key may be among them.
+    _log.error("request_failed", **facts, traceback="".join(traceback.format_exception(error)))
+    return _answer(500, _UNEXPECTED, code="internal_error")
+
+
+def explain_validation(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
+    """Pydantic's first complaint as one sentence, and the dotted field that it is about."""
+    first = problems[0]
+    location = [str(part) for part in first["loc"] if part not in {"body", "query", "path"}]
+    param = ".".join(location)
+    if not param:
+        if first["type"] == "json_invalid":
+            reason = first["msg"].removeprefix("Invalid JSON: ")
+            return f"The body is not valid JSON: {reason}.", None
+        return "The body must be a JSON object.", None
+    message = first["msg"].removeprefix("Value error, ").replace("Field required", "is required")
+    for subject in ("Input", "String"):
+        message = message.replace(f"{subject} should", "must", 1)
+    return f"{param} {message}.", param
+
+
+def _answer(
+    status: int,
+    message: str,
+    *,
+    code: str | None = None,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    more = dict(headers or {})
+    if status == 503:
+        more["retry-after"] = str(RETRY_AFTER_S)
+    elif status < 500:
+        more["x-should-retry"] = "false"
+    if status == 401:
+        more["www-authenticate"] = "Bearer"
+    return JsonResponse(render_error(message, _kind(status), code=code, param=param), status, more)
+
+
+def _kind(status: int) -> str:
+    if status >= 500:
+        return "server_error"
+    return {401: "authentication_error", 403: "permission_error"}.get(status, "invalid_request_error")
+
+
+async def _answer_backfill_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, BackfillError)
+    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+    message = error.message
+    if status >= 500:
+        # The message names paths of this machine: that is for the log.
+        _log.error("request_failed", method=request.method, path=request.url.path, code=error.code, reason=message)
+        message = _UNAVAILABLE if status == 503 else _UNEXPECTED
+    return _answer(status, message, code=error.code, param=error.param)
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    message = str(error.detail)
+    if error.status_code == 404:
+        message = f"There is nothing at {request.url.path}. docs/wire.md lists what there is."
+    elif error.status_code == 405:
+        message = f"{request.method} is not allowed at {request.url.path}."
+    return _answer(error.status_code, message, code=_CODES.get(error.status_code), headers=error.headers)
+
+
+async def _answer_validation_error(_request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    message, param = explain_validation(error.errors())
+    return _answer(400, message, code=InvalidInput.code, param=param)
+
+
+async def _answer_disconnect(_request: Request, _error: Exception) -> Response:
+    """Nobody reads this; it only ends the request in good order."""
+    return _answer(400, "The connection was closed before the whole body had come.", code="incomplete_body")

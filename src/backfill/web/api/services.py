@@ -1,0 +1,40 @@
+"""What the handlers need from the rest of the process, handed in by the wiring."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from backfill.batch import Batch, Counts
+from backfill.config import Config
+from backfill.intake import Intake
+from backfill.store import LocalBlobs, Metadata
+from backfill.turns import Turns
+
+__all__ = ["Services", "ServicesOf"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Services:
+    """The rooms and functions behind the API."""
+
+    config: Config
+    blobs: LocalBlobs
+    metadata: Metadata
+    intake: Intake
+    turns: Turns
+    count: Callable[[Batch], Awaitable[Counts]]
+    """Folds the journal of a batch that has not ended; the row of one that has carries its counts."""
+    list_models: Callable[[], list[str]]
+    signing_key: bytes
+    """For the signed upload addresses; the same in every process that shares the metadata."""
+
+
+# Dependencies are coroutines, or each request would wait for a worker thread to look up an attribute.
+async def _get_services(request: Request) -> Services:
+    services: Services = request.app.state.services
+    return services
+
+
+ServicesOf = Annotated[Services, Depends(_get_services)]

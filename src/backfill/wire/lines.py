@@ -1,0 +1,132 @@
+"""One line of an input file: parse it, and say exactly what is wrong if it will not do.
+
+    {"custom_id": "request-1", "body": {"model": "...", "messages": [...], "max_tokens": 200}}
+
+Extra members are allowed: clients of the other dialect put `method` and `url` there. The body is never rebuilt:
+`ParsedLine` says where its bytes lie in the line.
+"""
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from backfill.batch import ENDPOINTS, BatchProblem
+
+__all__ = ["ParsedLine", "find_shape_problem", "parse_line"]
+
+# A rough but steady rule for text of mixed languages; the engine counts exactly.
+_BYTES_PER_TOKEN = 4
+_DEFAULT_ANSWER_TOKENS = 256
+_EMPTY = frozenset({b"", b"null", b"[]", b'""'})
+_LONGEST_EMPTY = max(map(len, _EMPTY))
+_CHAT, _COMPLETIONS, _EMBEDDINGS = ENDPOINTS
+_NEEDED_MEMBER = {_CHAT: "messages", _COMPLETIONS: "prompt", _EMBEDDINGS: "input"}
+
+
+class ParsedLine(NamedTuple):
+    """What intake keeps of one line. `members` are those of messages, prompt and input that are there and not empty."""
+
+    custom_id: str
+    body_start: int
+    body_length: int
+    model: str | None
+    token_estimate: int
+    members: frozenset[str]
+
+
+class _Line(msgspec.Struct):
+    custom_id: str
+    body: msgspec.Raw
+
+
+class _Body(msgspec.Struct):
+    model: str | None = None
+    messages: msgspec.Raw = msgspec.Raw()
+    prompt: msgspec.Raw = msgspec.Raw()
+    input: msgspec.Raw = msgspec.Raw()
+    max_tokens: Any = None
+    max_completion_tokens: Any = None
+    stream: Any = None
+
+
+_decode_line = msgspec.json.Decoder(_Line).decode
+_decode_body = msgspec.json.Decoder(_Body).decode
+_MEMBERS = {
+    (chat, prompt, embed): frozenset(
+        name for name, there in (("messages", chat), ("prompt", prompt), ("input", embed)) if there
+    )
+    for chat in (False, True)
+    for prompt in (False, True)
+    for embed in (False, True)
+}
+
+
+def parse_line(line: bytes, custom_id_length: int) -> ParsedLine | BatchProblem:
+    """Parse one line without its line end; the problem's line number is left for the caller to fill in."""
+    try:
+        line.decode()
+        envelope = _decode_line(line)
+        body = _decode_body(envelope.body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _explain(line)
+    custom_id = envelope.custom_id
+    if not 0 < len(custom_id) <= custom_id_length:
+        message = f"custom_id must have 1 to {custom_id_length} characters; this one has {len(custom_id)}."
+        return BatchProblem("invalid_custom_id", message, param="custom_id")
+    if body.stream:
+        message = "body.stream must be false or absent: a batch answers each request with one whole body."
+        return BatchProblem("invalid_request", message, param="body.stream")
+    raw = bytes(envelope.body)
+    answer_tokens = body.max_completion_tokens or body.max_tokens
+    if type(answer_tokens) is not int or answer_tokens < 0:
+        answer_tokens = _DEFAULT_ANSWER_TOKENS
+    messages = bytes(body.messages)
+    filled = (
+        messages[:1] == b"[" and _is_filled(messages),
+        _is_filled(bytes(body.prompt)),
+        _is_filled(bytes(body.input)),
+    )
+    estimate = len(raw) // _BYTES_PER_TOKEN + answer_tokens
+    return ParsedLine(custom_id, _locate(line, raw), len(raw), body.model or None, estimate, _MEMBERS[filled])
+
+
+def find_shape_problem(members: frozenset[str], endpoint: str) -> BatchProblem | None:
+    """Why a line with these members cannot go to `endpoint`; None if it can."""
+    needed = _NEEDED_MEMBER[endpoint]
+    if needed in members:
+        return None
+    shape = "a non-empty array" if needed == "messages" else "a non-empty string or array"
+    return BatchProblem("invalid_request", f"{endpoint} needs body.{needed}: {shape}.", param=f"body.{needed}")
+
+
+def _locate(line: bytes, body: bytes) -> int:
+    """Where the body's bytes lie: nearly always at the end, and a search for 2 KB costs more than the parsing."""
+    start = len(line.rstrip()) - 1 - len(body)
+    return start if line.startswith(body, start) else line.find(body)
+
+
+def _is_filled(value: bytes) -> bool:
+    return len(value) > _LONGEST_EMPTY or value not in _EMPTY
+
+
+def _explain(line: bytes) -> BatchProblem:
+    """Find the first thing that is wrong with a line that did not parse; slow, and only for bad lines."""
+    try:
+        text = line.decode()
+    except UnicodeDecodeError as error:
+        return BatchProblem("invalid_json_line", f"The line is not valid UTF-8 (byte {error.start + 1}).")
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        return BatchProblem("invalid_json_line", f"The line is not valid JSON: {error}.")
+    if not isinstance(value, dict):
+        return BatchProblem("invalid_json_line", "The line must be a JSON object with custom_id and body.")
+    if "custom_id" not in value:
+        return BatchProblem("missing_custom_id", "The line has no custom_id.", param="custom_id")
+    if not isinstance(value["custom_id"], str):
+        return BatchProblem("invalid_custom_id", "custom_id must be a string.", param="custom_id")
+    if "body" not in value:
+        return BatchProblem("missing_body", "The line has no body.", param="body")
+    if not isinstance(value["body"], dict):
+        return BatchProblem("invalid_body", "body must be a JSON object: the request for the endpoint.", param="body")
+    return BatchProblem("invalid_model", "body.model must be a string.", param="body.model")
