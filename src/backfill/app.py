@@ -4,7 +4,7 @@ import asyncio
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -52,26 +52,31 @@ async def open_rooms(config: Config) -> AsyncIterator[Rooms]:
         StoreUnavailable: the data directory or its database cannot be used.
 
     """
-    lock = FolderLock(config.data_dir)
-    try:
+    async with AsyncExitStack() as stack:
+        stack.callback(FolderLock(config.data_dir).release)
         blobs = LocalBlobs(config.data_dir / "blobs")
         swept = await asyncio.to_thread(blobs.sweep)
         if swept:
             _log.info("removed half-written blobs of an earlier process", count=swept)
         metadata = await Metadata.open(config.data_dir / "backfill.db")
+        stack.push_async_callback(metadata.close)
         turns = Turns(metadata, config.limits)
         # The lock says that nobody else is here: whoever held a turn is dead.
         await turns.reclaim()
         progress = Progress(blobs)
-        async with Fleet.from_config(config) as fleet:
-            dispatcher = Dispatcher(turns, blobs, fleet, config.dispatch)
-            deliverer = Deliverer(turns, blobs)
-            intake = Intake(blobs, metadata, config.limits)
-            yield Rooms(config, blobs, metadata, intake, turns, fleet, progress, dispatcher, deliverer)
-        progress.close()
-        await metadata.close()
-    finally:
-        lock.release()
+        stack.callback(progress.close)
+        fleet = await stack.enter_async_context(Fleet.from_config(config))
+        yield Rooms(
+            config=config,
+            blobs=blobs,
+            metadata=metadata,
+            intake=Intake(blobs, metadata, config.limits),
+            turns=turns,
+            fleet=fleet,
+            progress=progress,
+            dispatcher=Dispatcher(turns, blobs, fleet, config.dispatch),
+            deliverer=Deliverer(turns, blobs),
+        )
 
 
 @asynccontextmanager

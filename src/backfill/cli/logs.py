@@ -1,6 +1,7 @@
 """Logs go to standard error: readable at a terminal, JSON lines elsewhere if asked for."""
 
 import logging
+import os
 import sys
 
 import structlog
@@ -8,11 +9,21 @@ import structlog
 __all__ = ["configure_logs"]
 
 
+class _StandardError:
+    """Standard error as it is when it is written to: a progress bar puts itself in its place to stay below the logs."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def configure_logs(*, as_json: bool, quiet: bool = False) -> None:
     """Set up structlog for this process; `quiet` shows warnings and errors only."""
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if not as_json:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -21,6 +32,6 @@ def configure_logs(*, as_json: bool, quiet: bool = False) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if quiet else logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(_StandardError()),  # type: ignore[arg-type]  # it prints, no more
         cache_logger_on_first_use=True,
     )

@@ -53,6 +53,11 @@ class Dispatcher:
         """Replica name -> why nothing is sent to it now, for those of which that is so."""
         return {name: feeder.trouble for name, feeder in self._feeders.items() if feeder.trouble}
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that are with the engines now."""
+        return sum(feeder.in_flight for feeder in self._feeders.values())
+
     async def run(self) -> None:
         """Work until `stop` is called, then give all turns back and return."""
         feeding = [asyncio.create_task(feeder.run(), name=f"feed {name}") for name, feeder in self._feeders.items()]

@@ -26,6 +26,8 @@ class Feeder:
         self.replica = replica
         self.trouble: str | None = None
         """Why nothing is sent now; None if all is well."""
+        self.in_flight = 0
+        """Requests that are with the replica now."""
         self._policy = policy
         self._dice = dice
         self._lanes: list[Lane] = []
@@ -111,6 +113,7 @@ class Feeder:
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         loop = asyncio.get_running_loop()
         turn.depart(task)
+        self.in_flight += 1
         try:
             started = loop.time()
             body = lane.body_for(replica, turn.read_body(line))
@@ -122,6 +125,7 @@ class Feeder:
                 raise
             task.uncancel()
         finally:
+            self.in_flight -= 1
             turn.land(task)
         await turn.wait_for_disk()
 

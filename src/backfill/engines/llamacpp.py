@@ -222,8 +222,9 @@ class LlamaCppReplica:
             embeddings=self._config.embeddings,
         )
         command = (sys.executable, "-m", "backfill.engines.llamacpp_host", msgspec.json.encode(settings).decode())
-        # OpenMP's threads spin while they wait, which costs a third of the speed once somebody else needs a core.
-        environment = {"OMP_WAIT_POLICY": "passive", **os.environ}
+        # How long OpenMP's threads spin before they sleep. By default so long that the speed falls to a tenth once
+        # somebody else needs a core; without any, a third is lost when nobody does (docs/engines.md has the figures).
+        environment = {"GOMP_SPINCOUNT": "300", **os.environ}
         try:
             self._log_path.parent.mkdir(parents=True, exist_ok=True)
             if self._log_path.exists():

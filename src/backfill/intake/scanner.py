@@ -1,5 +1,7 @@
 """One pass over the bytes of a file, in whatever pieces they come: cut lines, check each, index it, keep no body."""
 
+from collections.abc import Sequence
+
 import msgspec
 
 from backfill.batch import ENDPOINTS, BatchProblem
@@ -16,13 +18,14 @@ _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 class _Problems:
     """The first few problems, and how many there are."""
 
-    def __init__(self) -> None:
+    def __init__(self, kept: int) -> None:
         self.first: list[BatchProblem] = []
         self.count = 0
+        self._kept = kept
 
     def add(self, problem: BatchProblem, line_number: int) -> None:
         self.count += 1
-        if len(self.first) < PROBLEMS_KEPT:
+        if len(self.first) < self._kept:
             self.first.append(msgspec.structs.replace(problem, line=line_number))
 
 
@@ -30,15 +33,22 @@ class LineScanner:
     """Feed it the file's bytes in order, then ask for the index and the survey.
 
     Lines past `lines_limit` are counted but not looked at: the file cannot become a batch any more, and memory
-    stays bounded.
+    stays bounded. The first `problems_kept` problems are kept, and as many for each of `endpoints`.
     """
 
-    def __init__(self, *, lines_limit: int, custom_id_length: int) -> None:
+    def __init__(
+        self,
+        *,
+        lines_limit: int,
+        custom_id_length: int,
+        problems_kept: int = PROBLEMS_KEPT,
+        endpoints: Sequence[str] = ENDPOINTS,
+    ) -> None:
         self._lines_limit = lines_limit
         self._custom_id_length = custom_id_length
         self._index = IndexBuilder()
-        self._problems = _Problems()
-        self._by_endpoint = {endpoint: _Problems() for endpoint in ENDPOINTS}
+        self._problems = _Problems(problems_kept)
+        self._by_endpoint = {endpoint: _Problems(problems_kept) for endpoint in endpoints}
         self._first_use: dict[str, int] = {}
         self._pending: list[bytes] = []
         self._offset = 0
@@ -134,6 +144,6 @@ class LineScanner:
         """Which endpoints a line with these members cannot go to; a file has few shapes, so each is judged once."""
         judged = self._shapes.get(members)
         if judged is None:
-            found = ((endpoint, find_shape_problem(members, endpoint)) for endpoint in ENDPOINTS)
+            found = ((endpoint, find_shape_problem(members, endpoint)) for endpoint in self._by_endpoint)
             judged = self._shapes[members] = [(endpoint, problem) for endpoint, problem in found if problem]
         return judged

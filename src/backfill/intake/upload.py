@@ -58,11 +58,14 @@ class Upload:
         """
         await self._flush()
         sha256 = self._digest.hexdigest()
+        if draft.status is FileStatus.SEALED:
+            if draft.sha256 != sha256:
+                message = f"The file {draft.id} was uploaded before, with other bytes; upload these as a new file."
+                raise Conflict(message, param="file", code="file_already_uploaded")
+            return draft
         if draft.sha256 and draft.sha256 != sha256:
             message = f"The bytes have the SHA-256 {sha256}, but {draft.sha256} was announced."
             raise InvalidInput(message, param="checksum", code="checksum_mismatch")
-        if draft.status is FileStatus.SEALED:
-            return draft
         index, survey = self._scanner.finish()
         await asyncio.to_thread(self._seal_blobs, index.encode())
         file = msgspec.structs.replace(
@@ -119,6 +122,10 @@ class Intake:
         upload = Upload(self, file_id)
         self._under_way.add(file_id)
         return upload
+
+    def is_receiving(self, file_id: str) -> bool:
+        """Whether an upload of this file is under way."""
+        return file_id in self._under_way
 
     def release(self, file_id: str) -> None:
         """Forget that an upload is under way."""

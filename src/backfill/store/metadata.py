@@ -229,10 +229,15 @@ class Metadata:
 def _prepare_connection(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA synchronous=FULL")
-    cursor.execute("PRAGMA busy_timeout=10000")
-    cursor.close()
+    try:
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA busy_timeout=10000")
+        cursor.close()
+    except BaseException:
+        # The pool never saw this connection, so nobody else would close it.
+        connection.close()
+        raise
 
 
 def _begin_immediate(connection: Connection) -> None:

@@ -13,7 +13,9 @@ _WINDOW = re.compile(r"([1-9]\d{0,3})([mhd])")
 _UNIT_S = {"m": 60, "h": 3600, "d": 86400}
 
 
-def judge(survey: Survey, endpoint: str, model_id: str | None) -> tuple[tuple[BatchProblem, ...], int]:
+def judge(
+    survey: Survey, endpoint: str, model_id: str | None, problems_shown: int = PROBLEMS_SHOWN
+) -> tuple[tuple[BatchProblem, ...], int]:
     """The first reasons why these lines cannot go to `endpoint`, in line order, and how many there are in all."""
     for_endpoint = survey.endpoints.get(endpoint, EndpointSurvey())
     problems = [*survey.problems, *for_endpoint.problems]
@@ -26,7 +28,7 @@ def judge(survey: Survey, endpoint: str, model_id: str | None) -> tuple[tuple[Ba
         problems.append(BatchProblem("missing_model", message, line=survey.first_without_model, param="body.model"))
         count += 1
     problems.sort(key=lambda problem: problem.line or 0)
-    return tuple(problems[:PROBLEMS_SHOWN]), count
+    return tuple(problems[:problems_shown]), count
 
 
 def check_endpoint(endpoint: str) -> str:

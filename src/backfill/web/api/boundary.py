@@ -16,6 +16,7 @@ class Boundary:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and answer it here if nobody else could."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -51,10 +51,10 @@ _UNAVAILABLE = "The server cannot do this at the moment; its log says why. Try a
 
 def handle_errors(app: FastAPI) -> None:
     """Have every error that a handler or the router raises answered in the one shape."""
-    app.add_exception_handler(BackfillError, _answer_backfill_error)
-    app.add_exception_handler(HTTPException, _answer_http_exception)
-    app.add_exception_handler(RequestValidationError, _answer_validation_error)
-    app.add_exception_handler(ClientDisconnect, _answer_disconnect)
+    app.exception_handler(BackfillError)(_answer_backfill_error)
+    app.exception_handler(HTTPException)(_answer_http_exception)
+    app.exception_handler(RequestValidationError)(_answer_validation_error)
+    app.exception_handler(ClientDisconnect)(_answer_disconnect)
 
 
 def answer_unexpected(error: Exception, **facts: str) -> Response:
@@ -104,8 +104,7 @@ def _kind(status: int) -> str:
     return {401: "authentication_error", 403: "permission_error"}.get(status, "invalid_request_error")
 
 
-async def _answer_backfill_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, BackfillError)
+async def _answer_backfill_error(request: Request, error: BackfillError) -> Response:
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
     message = error.message
     if status >= 500:
@@ -115,8 +114,7 @@ async def _answer_backfill_error(request: Request, error: Exception) -> Response
     return _answer(status, message, code=error.code, param=error.param)
 
 
-async def _answer_http_exception(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
+async def _answer_http_exception(request: Request, error: HTTPException) -> Response:
     message = str(error.detail)
     if error.status_code == 404:
         message = f"There is nothing at {request.url.path}. docs/wire.md lists what there is."
@@ -125,12 +123,11 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     return _answer(error.status_code, message, code=_CODES.get(error.status_code), headers=error.headers)
 
 
-async def _answer_validation_error(_request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
+async def _answer_validation_error(_request: Request, error: RequestValidationError) -> Response:
     message, param = explain_validation(error.errors())
     return _answer(400, message, code=InvalidInput.code, param=param)
 
 
-async def _answer_disconnect(_request: Request, _error: Exception) -> Response:
+async def _answer_disconnect(_request: Request, _error: ClientDisconnect) -> Response:
     """Nobody reads this; it only ends the request in good order."""
     return _answer(400, "The connection was closed before the whole body had come.", code="incomplete_body")

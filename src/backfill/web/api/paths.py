@@ -34,6 +34,7 @@ class PathAliases:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on under its canonical path."""
         if scope["type"] == "http":
             path = canonical_path(scope["path"])
             if path != scope["path"]:

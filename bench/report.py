@@ -1,0 +1,55 @@
+"""From the figures of single runs to what is printed: medians, spreads, ratios. Pure."""
+
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+__all__ = ["KEYS", "divide", "make_report", "summarize"]
+
+KEYS = (
+    "null_engine_rps",
+    "bare_loop_rps",
+    "cpu_s_per_1000",
+    "upload_validate_s",
+    "decode_floor_s",
+    "peak_over_idle_mb",
+    "create_to_first_request_s",
+    "recover_s",
+    "redone_finished",
+    "redone_in_flight",
+    "lines",
+)
+"""These stand first in every report, in this order; null where they were not measured."""
+_RATIOS = {
+    "null_engine_over_bare": ("null_engine_rps", "bare_loop_rps"),
+    "cpu_over_bare": ("cpu_s_per_1000", "bare_loop_cpu_s_per_1000"),
+    "bare_over_plain_aiohttp": ("bare_loop_rps", "plain_aiohttp_rps"),
+    "upload_over_floor": ("upload_validate_s", "decode_floor_s"),
+    "put_over_floor": ("put_validate_s", "decode_floor_s"),
+}
+_DIGITS = 4
+
+
+def summarize(runs: Sequence[float]) -> tuple[float, list[float]]:
+    """The median, and the least and the greatest."""
+    return median(runs), [round(min(runs), _DIGITS), round(max(runs), _DIGITS)]
+
+
+def divide(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of the ratios of runs that were made side by side: what slowed one slowed its neighbour as well."""
+    return median(one / other for one, other in zip(above, below, strict=True))
+
+
+def make_report(
+    timings: Mapping[str, Sequence[float]], facts: Mapping[str, object], violations: Sequence[str]
+) -> dict[str, Any]:
+    """The one object that is printed: medians of the timings, ratios of those that have a partner, and the facts."""
+    report: dict[str, Any] = dict.fromkeys(KEYS)
+    spread = {}
+    for name, runs in timings.items():
+        value, spread[name] = summarize(runs)
+        report[name] = round(value, _DIGITS)
+    for name, (above, below) in _RATIOS.items():
+        if above in timings and below in timings:
+            report[name] = round(divide(timings[above], timings[below]), _DIGITS)
+    return report | dict(facts) | {"spread": spread, "violations": list(violations)}

@@ -1,0 +1,27 @@
+"""Options that several commands have in common."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from backfill.errors import InvalidInput
+
+__all__ = ["AsJson", "ConfigFile", "Endpoint", "InputFile", "read_key"]
+
+InputFile = Annotated[Path, typer.Argument(metavar="INPUT.jsonl", help="Requests, one JSON object a line.")]
+Endpoint = Annotated[str, typer.Option(help="Where each request goes.")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings; ./backfill.toml if it is there.")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
+
+
+def read_key(variable: str | None) -> str | None:
+    """The API key in an environment variable; raises InvalidInput if one was named that is not set."""
+    if variable is None:
+        return None
+    key = os.environ.get(variable)
+    if not key:
+        message = f"The environment variable {variable} is not set; --api-key-env needs one that holds the key."
+        raise InvalidInput(message, param="api_key_env")
+    return key

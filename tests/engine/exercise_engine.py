@@ -1,0 +1,53 @@
+"""What every engine must do, whatever is behind it: a new adapter calls this with a way to make its replica."""
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from backfill.engines import Answered, CacheHabit, Gauges, Lost, Refused, Replica
+
+__all__ = ["exercise_engine"]
+
+CHAT = "/v1/chat/completions"
+
+
+async def exercise_engine(make: Callable[[], Replica]) -> None:
+    """Start, ask, be refused, look at the gauges, stop twice; `make` gives a replica that serves chat."""
+    replica = make()
+    assert replica.name
+    assert replica.limits.concurrency >= 1
+    assert CHAT in replica.limits.endpoints
+    assert isinstance(replica.cache_habit, CacheHabit)
+    assert replica.address is None
+    try:
+        await asyncio.gather(*(replica.start() for _ in range(8)))
+        address = replica.address
+        assert address is not None
+        assert not address.endswith(("/", "/v1"))
+        await replica.start()
+        assert replica.address == address
+        await _ask(replica)
+        assert isinstance(await replica.send(CHAT, b'{"model":"m"}'), Refused)
+        assert isinstance(await replica.send(CHAT, b"{"), Refused)
+        assert isinstance(await replica.send("/v1/nowhere", b"{}"), Refused)
+        assert isinstance(await replica.read_gauges(), Gauges)
+    finally:
+        await replica.stop()
+    await replica.stop()
+    assert replica.address is None
+    assert isinstance(await replica.read_gauges(), Gauges)
+    assert not isinstance(await replica.send(CHAT, b"{"), Answered)
+
+
+async def _ask(replica: Replica) -> None:
+    messages = [{"role": "user", "content": "Say a word."}]
+    body = msgspec.json.encode({"model": "m", "messages": messages, "max_tokens": 4, "temperature": 0})
+    reply = await replica.send(CHAT, body)
+    assert isinstance(reply, Answered), reply.message if isinstance(reply, Lost) else reply.body
+    assert reply.usage.prompt_tokens > 0
+    assert 0 < reply.usage.completion_tokens <= 4
+    assert b"\n" not in reply.body
+    answer = msgspec.json.decode(reply.body)
+    assert answer["object"] == "chat.completion"
+    assert [choice["index"] for choice in answer["choices"]] == [0]

@@ -1,0 +1,124 @@
+"""`backfill serve` as a process of its own, to be killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+__all__ = ["BackfillServer"]
+
+_READY_TIMEOUT_S = 30.0
+
+
+class BackfillServer:
+    """A context manager; the same object can be started again on the same data directory.
+
+    `settings` are environment variables without their prefix: `server__port="0"`.
+    """
+
+    def __init__(self, data_dir: Path, engine_url: str | None = None, **settings: str) -> None:
+        self.data_dir = data_dir
+        self.url = ""
+        self._environment = {name: value for name, value in os.environ.items() if not name.startswith("BACKFILL_")}
+        self._environment |= {
+            "BACKFILL_DISPATCH__BACKOFF_S": "0.01",
+            "BACKFILL_DISPATCH__BACKOFF_MAX_S": "0.05",
+            "BACKFILL_DISPATCH__CANCEL_GRACE_S": "1",
+        }
+        if engine_url is not None:
+            self._environment["BACKFILL_ENGINES__NULL__URL"] = engine_url
+            self._environment["BACKFILL_ENGINES__NULL__CONCURRENCY"] = "8"
+        self._environment |= {f"BACKFILL_{name.upper()}": value for name, value in settings.items()}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.terminate()
+
+    @property
+    def pid(self) -> int:
+        """The server's process id."""
+        assert self._process is not None, "the server was not started"
+        return self._process.pid
+
+    def start(self, *, fault: str = "", expect_ready: bool = True) -> Self:
+        """Start the process and wait until it answers; with `fault`, a point at which it dies (`store.faults`).
+
+        Without `expect_ready` the process may die before it answers.
+        """
+        command = [sys.executable, "-m", "backfill", "serve", "--port", "0", "--json"]
+        command += ["--data-dir", str(self.data_dir)]
+        environment = self._environment | ({"BACKFILL_FAULT": fault} if fault else {})
+        self._process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        watchdog = threading.Timer(_READY_TIMEOUT_S, self._process.kill)
+        watchdog.start()
+        try:
+            assert self._process.stdout is not None
+            line = self._process.stdout.readline()
+        finally:
+            watchdog.cancel()
+        # Its log must not fill the pipe; it is kept for the message of a test that fails.
+        self.log: list[str] = []
+        threading.Thread(target=self._drain, args=(self._process,), daemon=True).start()
+        if line:
+            self.url = json.loads(line)["url"]
+        elif expect_ready:
+            self._process.wait()
+            message = f"the server ended before it answered: {self.log}"
+            raise RuntimeError(message)
+        return self
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut would."""
+        self._end(signal.SIGKILL)
+
+    def terminate(self) -> int:
+        """SIGTERM, and its exit code; 0 if it was not running."""
+        return self._end(signal.SIGTERM)
+
+    def wait_for_death(self, timeout_s: float = 60.0) -> int:
+        """The exit code of a process that ends by itself, negative for a signal."""
+        assert self._process is not None, "the server was not started"
+        code = self._process.wait(timeout_s)
+        self._close()
+        return code
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
+    def _end(self, number: signal.Signals) -> int:
+        process = self._process
+        if process is None:
+            return 0
+        if process.poll() is None:
+            process.send_signal(number)
+        try:
+            code = process.wait(30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            raise
+        self._close()
+        return code
+
+    def _close(self) -> None:
+        if self._process is not None and self._process.stdout is not None:
+            self._process.stdout.close()
+        self._process = None
+
+    def _drain(self, process: subprocess.Popen[bytes]) -> None:
+        assert process.stderr is not None
+        with process.stderr:
+            for line in process.stderr:
+                self.log.append(line.decode(errors="replace"))

@@ -1,0 +1,120 @@
+"""Who serves what, and under which name."""
+
+import asyncio
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backfill.config import Config
+from backfill.engines import EngineClient, Fleet, Member, rename_model
+
+CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
+
+
+def make_fleet(tmp_path: Path, **engines: object) -> Fleet:
+    config = {"data_dir": tmp_path, "models_dir": tmp_path, "engines": engines} if engines else {"data_dir": tmp_path}
+    return Fleet.from_config(Config.model_validate(config))
+
+
+def external(**models: str) -> dict[str, object]:
+    return {"kind": "external", "url": "http://127.0.0.1:1", "models": models}
+
+
+def test_the_built_in_engines_take_any_model(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path)
+    chat, embeddings = fleet.resolve("gpt-4o", CHAT), fleet.resolve("gpt-4o", EMBEDDINGS)
+    assert chat is not None
+    assert embeddings is not None
+    assert [replica.name for replica in chat.replicas] == ["local"]
+    assert [replica.name for replica in embeddings.replicas] == ["local-embeddings"]
+    assert fleet.served_models() == ["smollm2-135m-instruct"]
+
+
+def test_an_exact_id_wins_over_any(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path, one=external(**{"*": ""}), two=external(big="big-fp8"), three=external(big=""))
+    route = fleet.resolve("big", CHAT)
+    assert route is not None
+    assert [replica.name for replica in route.replicas] == ["two", "three"]
+    assert route.names == {"two": "big-fp8", "three": "big"}
+    other = fleet.resolve("small", CHAT)
+    assert other is not None
+    assert [replica.name for replica in other.replicas] == ["one"]
+    assert fleet.served_models() == ["big"]
+
+
+def test_an_exact_id_counts_for_its_endpoint_only(tmp_path: Path) -> None:
+    listed = {"kind": "llamacpp", "models": {"m": ""}}
+    fleet = make_fleet(tmp_path, one=listed, two=external(**{"*": "other"}))
+    route = fleet.resolve("m", EMBEDDINGS)
+    assert route is not None
+    assert route.names == {"two": "other"}
+
+
+def test_nobody_serves_it(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path, one=external(a=""))
+    assert fleet.resolve("b", CHAT) is None
+    assert fleet.resolve("*", CHAT) is None
+    assert fleet.resolve("a", "/v1/rerank") is None
+
+
+def test_routes_are_kept_and_bounded(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path, one=external(**{"*": ""}))
+    assert fleet.resolve("a", CHAT) is fleet.resolve("a", CHAT)
+    for number in range(5000):
+        fleet.resolve(f"model-{number}", CHAT)
+    assert len(fleet._routes) <= 1024
+
+
+def test_a_route_renames_where_it_must(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path, one=external(m=""), two=external(m="upstream"))
+    route = fleet.resolve("m", CHAT)
+    assert route is not None
+    body = b'{ "model": "m", "x": 1.50 }'
+    assert route.body_for(route.replicas[0], body) is body
+    assert route.body_for(route.replicas[1], body) == b'{"model":"upstream","x":1.50}'
+
+
+async def test_stopping_what_never_started(tmp_path: Path) -> None:
+    async with make_fleet(tmp_path) as fleet:
+        pass
+    await fleet.stop()
+
+
+async def test_replicas_stop_side_by_side() -> None:
+    class Slow:
+        def __init__(self, together: asyncio.Barrier) -> None:
+            self.together = together
+
+        async def stop(self) -> None:
+            await self.together.wait()
+
+    together = asyncio.Barrier(3)
+    members = [Member(Slow(together), {}) for _ in range(3)]  # type: ignore[arg-type]
+    await asyncio.wait_for(Fleet(members, EngineClient(1)).stop(), 5)
+
+
+KEYS = st.text(st.characters(codec="utf-8"))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | KEYS,
+    lambda inner: st.lists(inner) | st.dictionaries(KEYS, inner),
+    max_leaves=10,
+)
+
+
+@given(st.dictionaries(KEYS, JSON), KEYS)
+def test_renaming_changes_the_model_only(members: dict[str, object], name: str) -> None:
+    # Spaces inside a value must survive too, so the values are encoded by other rules than msgspec's.
+    raw = {key: msgspec.json.format(msgspec.json.encode(value), indent=1) for key, value in members.items()}
+    body = b"{" + b", ".join(msgspec.json.encode(key) + b": " + value for key, value in raw.items()) + b"}"
+    renamed = msgspec.json.decode(rename_model(body, name), type=dict[str, msgspec.Raw])
+    assert msgspec.json.decode(renamed.pop("model")) == name
+    raw.pop("model", None)
+    assert {key: bytes(value) for key, value in renamed.items()} == raw
+
+
+@pytest.mark.parametrize("body", [b"", b"[1]", b'"x"', b"{", b'{"a":"\xff"}'])
+def test_what_cannot_be_renamed_stays(body: bytes) -> None:
+    assert rename_model(body, "x") in (body, b'{"a":"\xff","model":"x"}')

@@ -1,0 +1,148 @@
+"""Rows: what is written is read back, and a change happens only from the state that it expects."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from backfill.batch import Batch, BatchProblem, Counts, File, FileStatus, State, Usage
+from backfill.errors import NotFound, StoreUnavailable
+from backfill.store import Metadata
+
+
+@pytest.fixture
+async def metadata(tmp_path: Path) -> AsyncIterator[Metadata]:
+    opened = await Metadata.open(tmp_path / "backfill.db")
+    yield opened
+    await opened.close()
+
+
+def make_file(number: int, owner: str = "o", **facts: object) -> File:
+    members: dict[str, object] = {"filename": "a.jsonl", "purpose": "batch-api", "status": FileStatus.RESERVED}
+    return File(id=f"file-{number}", owner=owner, created_at_ms=1000 + number // 2, **(members | facts))  # type: ignore[arg-type]
+
+
+def make_batch(number: int, owner: str = "o", **facts: object) -> Batch:
+    members: dict[str, object] = {"state": State.IN_PROGRESS, "deadline_at_ms": 10_000 - number}
+    return Batch(
+        id=f"batch-{number}",
+        owner=owner,
+        endpoint="/v1/chat/completions",
+        input_file_id="file-1",
+        input_size_bytes=3,
+        created_at_ms=1000 + number,
+        **(members | facts),  # type: ignore[arg-type]
+    )
+
+
+async def test_rows_come_back_as_they_were(metadata: Metadata) -> None:
+    file = make_file(1, size_bytes=5, survey=b"{}", sha256="ab")
+    batch = make_batch(
+        1,
+        problems=(BatchProblem("code", "words", line=3),),
+        problem_count=7,
+        counts=Counts(9, 1, 2, Usage(1, 2, 3)),
+        metadata={"k": "v"},
+    )
+    await metadata.add_file(file)
+    await metadata.add_batch(batch)
+    assert await metadata.get_file("file-1") == file
+    assert await metadata.get_batch("batch-1") == batch
+
+
+async def test_what_belongs_to_another_does_not_exist(metadata: Metadata) -> None:
+    await metadata.add_file(make_file(1))
+    await metadata.add_batch(make_batch(1))
+    for wrong in (metadata.get_file("file-1", "x"), metadata.get_file("file-9", "o")):
+        with pytest.raises(NotFound, match="No such file"):
+            await wrong
+    with pytest.raises(NotFound, match="No such batch"):
+        await metadata.get_batch("batch-1", "x")
+    assert await metadata.list_files("x", limit=10) == []
+    assert await metadata.list_batches("x", limit=10) == []
+
+
+async def test_lists_page_without_gaps_even_at_equal_times(metadata: Metadata) -> None:
+    for number in range(7):
+        await metadata.add_file(make_file(number))
+    for newest_first in (True, False):
+        seen: list[str] = []
+        while page := await metadata.list_files(
+            "o", after=seen[-1] if seen else None, limit=2, newest_first=newest_first
+        ):
+            seen += [file.id for file in page]
+        expected = [f"file-{number}" for number in range(7)]
+        assert seen == (expected[::-1] if newest_first else expected)
+
+
+async def test_a_file_is_sealed_once(metadata: Metadata) -> None:
+    await metadata.add_file(make_file(1))
+    sealed = make_file(1, status=FileStatus.SEALED, size_bytes=5)
+    assert await metadata.seal_file(sealed)
+    assert not await metadata.seal_file(msgspec.structs.replace(sealed, size_bytes=6))
+    assert (await metadata.get_file("file-1")).size_bytes == 5
+
+
+async def test_a_change_needs_the_state_and_the_epoch_it_expects(metadata: Metadata) -> None:
+    await metadata.add_batch(make_batch(1))
+    stale = {"state": State.FINALIZING}
+    assert not await metadata.change_batch("batch-1", state=State.VALIDATING, values=stale)
+    assert not await metadata.change_batch("batch-1", epoch=4, values=stale)
+    assert await metadata.change_batch(
+        "batch-1", state=State.IN_PROGRESS, epoch=0, values=stale, new_files=[make_file(5)]
+    )
+    assert (await metadata.get_batch("batch-1")).state is State.FINALIZING
+    assert (await metadata.get_file("file-5")).id == "file-5"
+
+
+async def test_of_many_who_change_at_once_one_wins(metadata: Metadata) -> None:
+    await metadata.add_batch(make_batch(1))
+    changes = (metadata.change_batch("batch-1", epoch=0, values={"epoch": 1}) for _ in range(20))
+    assert sorted(await asyncio.gather(*changes)) == [False] * 19 + [True]
+
+
+async def test_a_failed_change_adds_no_file(metadata: Metadata) -> None:
+    await metadata.add_batch(make_batch(1))
+    assert not await metadata.change_batch("batch-1", epoch=9, values={"epoch": 1}, new_files=[make_file(5)])
+    with pytest.raises(NotFound):
+        await metadata.get_file("file-5")
+
+
+async def test_batches_are_found_by_deadline_and_only_when_free(metadata: Metadata) -> None:
+    for number in range(3):
+        await metadata.add_batch(make_batch(number))
+    await metadata.change_batch("batch-1", values={"holder": "h", "lease_until_ms": 500})
+    find = metadata.find_batches
+    assert [b.id for b in await find([State.IN_PROGRESS])] == ["batch-2", "batch-1", "batch-0"]
+    assert [b.id for b in await find([State.IN_PROGRESS], free_at_ms=400)] == ["batch-2", "batch-0"]
+    assert [b.id for b in await find([State.IN_PROGRESS], free_at_ms=501)] == ["batch-2", "batch-1", "batch-0"]
+    assert [b.id for b in await find([State.IN_PROGRESS], due_at_ms=9999)] == ["batch-2", "batch-1"]
+    await metadata.free_all_turns()
+    assert len(await find([State.IN_PROGRESS], free_at_ms=400)) == 3
+
+
+async def test_a_file_in_use_names_its_batch(metadata: Metadata) -> None:
+    await metadata.add_batch(make_batch(1))
+    assert await metadata.uses_file("file-1") == "batch-1"
+    await metadata.change_batch("batch-1", values={"state": State.COMPLETED})
+    assert await metadata.uses_file("file-1") is None
+
+
+async def test_a_secret_stays_the_same_over_restarts(tmp_path: Path) -> None:
+    first = await Metadata.open(tmp_path / "m.db")
+    secret = await first.get_secret("name")
+    assert len(secret) == 32
+    assert await first.get_secret("other") != secret
+    await first.close()
+    second = await Metadata.open(tmp_path / "m.db")
+    assert await second.get_secret("name") == secret
+    await second.close()
+    assert (tmp_path / "m.db").stat().st_mode & 0o077 == 0
+
+
+async def test_a_database_that_is_none_is_told_so(tmp_path: Path) -> None:
+    (tmp_path / "m.db").write_bytes(b"this is not a database at all" * 100)
+    with pytest.raises(StoreUnavailable, match="cannot be opened"):
+        await Metadata.open(tmp_path / "m.db")

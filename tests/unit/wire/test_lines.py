@@ -1,0 +1,85 @@
+"""One input line: what is kept of a good one, and what is said of a bad one."""
+
+import json
+
+import pytest
+
+from backfill.batch import ENDPOINTS, BatchProblem
+from backfill.wire import ParsedLine, find_shape_problem, parse_line
+
+CHAT, COMPLETIONS, EMBEDDINGS = ENDPOINTS
+GOOD = {"custom_id": "a", "body": {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 7}}
+
+
+def parse(line: bytes | dict[str, object]) -> ParsedLine | BatchProblem:
+    return parse_line(json.dumps(line).encode() if isinstance(line, dict) else line, 64)
+
+
+def test_a_good_line_says_where_its_body_lies() -> None:
+    line = json.dumps(GOOD).encode()
+    parsed = parse(line)
+    assert isinstance(parsed, ParsedLine)
+    assert (parsed.custom_id, parsed.model) == ("a", "m")
+    assert json.loads(line[parsed.body_start : parsed.body_start + parsed.body_length]) == GOOD["body"]
+    assert parsed.token_estimate == parsed.body_length // 4 + 7
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"body":{"model":"m"},"custom_id":"a"}',
+        b'{"custom_id":"a","body":{"model":"m"}}  \r',
+        b'  {"custom_id" : "a" , "method":"POST", "body" : {"model":"m"} , "url":"/v1/x"}',
+        b'{"body":{"model":"m"},"custom_id":"a","extra":{"body":{"model":"m"}}}',
+    ],
+)
+def test_the_body_is_found_wherever_it_stands(line: bytes) -> None:
+    parsed = parse(line)
+    assert isinstance(parsed, ParsedLine)
+    assert line[parsed.body_start : parsed.body_start + parsed.body_length] == b'{"model":"m"}'
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "words"),
+    [
+        (b"{", "invalid_json_line", "not valid JSON"),
+        (b"[]", "invalid_json_line", "must be a JSON object"),
+        (b'{"custom_id":"a","body":{"x":"\xff"}}', "invalid_json_line", "UTF-8"),
+        (b'{"body":{}}', "missing_custom_id", "no custom_id"),
+        (b'{"custom_id":5,"body":{}}', "invalid_custom_id", "must be a string"),
+        (b'{"custom_id":"","body":{}}', "invalid_custom_id", "1 to 64"),
+        (b'{"custom_id":"%b","body":{}}' % (b"x" * 65), "invalid_custom_id", "65"),
+        (b'{"custom_id":"a"}', "missing_body", "no body"),
+        (b'{"custom_id":"a","body":"text"}', "invalid_body", "JSON object"),
+        (b'{"custom_id":"a","body":{"model":5}}', "invalid_model", "body.model must be a string"),
+        (b'{"custom_id":"a","body":{"model":"m","stream":true}}', "invalid_request", "body.stream"),
+    ],
+)
+def test_a_bad_line_is_told_what_is_wrong(line: bytes, code: str, words: str) -> None:
+    problem = parse(line)
+    assert isinstance(problem, BatchProblem)
+    assert problem.code == code
+    assert words in problem.message
+
+
+def test_a_custom_id_counts_characters_not_bytes() -> None:
+    assert isinstance(parse({"custom_id": "é" * 64, "body": {}}), ParsedLine)
+
+
+@pytest.mark.parametrize(
+    ("body", "fits"),
+    [
+        ({"messages": [{}]}, {CHAT}),
+        ({"messages": []}, set()),
+        ({"messages": "hello"}, set()),
+        ({"prompt": "p"}, {COMPLETIONS}),
+        ({"prompt": ""}, set()),
+        ({"input": ["a", "b"]}, {EMBEDDINGS}),
+        ({"input": None}, set()),
+        ({"prompt": "p", "input": "i"}, {COMPLETIONS, EMBEDDINGS}),
+    ],
+)
+def test_the_members_decide_which_endpoints_a_line_fits(body: dict[str, object], fits: set[str]) -> None:
+    parsed = parse({"custom_id": "a", "body": body})
+    assert isinstance(parsed, ParsedLine)
+    assert {endpoint for endpoint in ENDPOINTS if find_shape_problem(parsed.members, endpoint) is None} == fits
