@@ -1,8 +1,8 @@
 """The least that requests can cost: a loop that sends them and throws the answers away.
 
-Run as `python -m bench.bare_loop URL`; prints one JSON object. `engine` sends through Backfill's own EngineClient, which
-checks every answer; `plain` through an aiohttp session with the same settings and nothing around it. The bodies are
-made before the clock starts: nothing is read from disk.
+Run as `python -m bench.bare_loop URL`; prints one JSON object. `engine` sends through Backfill's own EngineClient,
+which checks every answer; `plain` through an aiohttp session with the same settings and nothing around it. The bodies
+are made before the clock starts: nothing is read from disk.
 """
 
 import argparse

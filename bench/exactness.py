@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import msgspec
@@ -43,7 +44,7 @@ def find_violations(expected: Sequence[str], output: Sequence[str], error: Seque
     ]
     for name, custom_ids in (("output", output), ("error", error)):
         places = [place[one] for one in custom_ids if one in place]
-        late = [expected[after] for before, after in zip(places, places[1:], strict=False) if after < before]
+        late = [expected[after] for before, after in pairwise(places) if after < before]
         found.append(_describe(f"out of input order in the {name} file", late))
     return [violation for violation in found if violation]
 

@@ -69,11 +69,12 @@ class BackfillServer:
         # Its log must not fill the pipe; it is kept for the message of a test that fails.
         self.log: list[str] = []
         threading.Thread(target=self._drain, args=(self._process,), daemon=True).start()
-        if line:
-            self.url = json.loads(line)["url"]
+        event = json.loads(line) if line else {}
+        if event.get("event") == "ready":
+            self.url = event["url"]
         elif expect_ready:
             self._process.wait()
-            message = f"the server ended before it answered: {self.log}"
+            message = f"the server ended before it answered: {event} {self.log}"
             raise RuntimeError(message)
         return self
 

@@ -41,7 +41,7 @@ def check(
     *,
     as_json: AsJson = False,
 ) -> None:
-    """Name every line of a file that could not be run, without running anything."""
+    """Name every line of a file that cannot be run, and why."""
     with end_on_error(as_json=as_json):
         limits = load_config(config_file).limits
         report = inspect_file(input_path, check_endpoint(endpoint), model_id, limits.custom_id_length)

@@ -20,7 +20,7 @@ class _StandardError:
 
 
 def configure_logs(*, as_json: bool, quiet: bool = False) -> None:
-    """Set up structlog for this process; `quiet` shows warnings and errors only."""
+    """Set up structlog for this process; `quiet` shows errors only."""
     renderer: structlog.typing.Processor = structlog.processors.JSONRenderer()
     if not as_json:
         renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty() and not os.environ.get("NO_COLOR"))
@@ -31,7 +31,7 @@ def configure_logs(*, as_json: bool, quiet: bool = False) -> None:
             structlog.processors.format_exc_info,
             renderer,
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING if quiet else logging.INFO),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR if quiet else logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(_StandardError()),  # type: ignore[arg-type]  # it prints, no more
         cache_logger_on_first_use=True,
     )

@@ -5,12 +5,31 @@ from typing import Annotated
 import typer
 
 from backfill import __version__
+from backfill.cli.batches import cancel, download, list_batches, status, submit, watch
+from backfill.cli.check import check
+from backfill.cli.models import models
+from backfill.cli.run import run
 from backfill.cli.serve import serve
 
 __all__ = ["main"]
 
-app = typer.Typer(name="backfill", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(
+    name="backfill",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # a usage error is a line or two of text, not a drawing
+)
 app.command()(serve)
+app.command()(run)
+app.command()(check)
+app.command()(submit)
+app.command()(status)
+app.command()(watch)
+app.command("list")(list_batches)
+app.command()(cancel)
+app.command()(download)
+app.add_typer(models, name="models")
 
 
 @app.callback(invoke_without_command=True)

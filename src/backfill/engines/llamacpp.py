@@ -221,7 +221,8 @@ class LlamaCppReplica:
             threads=self._config.threads,
             embeddings=self._config.embeddings,
         )
-        command = (sys.executable, "-m", "backfill.engines.llamacpp_host", msgspec.json.encode(settings).decode())
+        # -P: what lies in the working directory must not be taken for a library.
+        command = (sys.executable, "-P", "-m", "backfill.engines.llamacpp_host", msgspec.json.encode(settings).decode())
         # How long OpenMP's threads spin before they sleep. By default so long that the speed falls to a tenth once
         # somebody else needs a core; without any, a third is lost when nobody does (docs/engines.md has the figures).
         environment = {"GOMP_SPINCOUNT": "300", **os.environ}

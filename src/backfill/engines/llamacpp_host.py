@@ -51,8 +51,9 @@ def _serve(settings: HostSettings) -> xllamacpp.Server:
     # Without an alias answers would show the file's path.
     params.model_alias = {settings.alias}
     params.n_parallel = settings.slots
-    # A connection holds a thread for as long as it is kept alive; the rest is for probes.
-    params.n_threads_http = settings.slots + _SPARE_HTTP_THREADS
+    # A connection holds a thread for as long as it is kept alive, and a call that was given up until it is computed;
+    # the rest is for probes.
+    params.n_threads_http = 2 * settings.slots + _SPARE_HTTP_THREADS
     params.n_ctx = settings.slots * settings.context_tokens
     threads = settings.threads or len(os.sched_getaffinity(0))
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads

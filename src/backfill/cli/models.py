@@ -1,0 +1,88 @@
+"""`backfill models`: what the built-in engine can run, and how its files get here."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+
+from backfill.cli.console import CONSOLE, emit, name_size, say, write_out
+from backfill.cli.failures import end_on_error
+from backfill.cli.options import AsJson, ConfigFile
+from backfill.config import load_config
+from backfill.engines.models import CATALOGUE, find_model, list_models, pull
+from backfill.errors import ModelUnavailable
+
+__all__ = ["fetch_if_missing", "models"]
+
+models = typer.Typer(help="Models for the built-in engine.", no_args_is_help=True)
+
+
+@models.command("list")
+def list_command(config_file: ConfigFile = None, *, as_json: AsJson = False) -> None:
+    """Show the catalogue and the files that are here."""
+    with end_on_error(as_json=as_json):
+        models_dir = load_config(config_file).models_dir
+        listed = list_models(models_dir)
+    if as_json:
+        facts = [
+            {
+                "name": model.name,
+                "path": str(model.path) if model.path else None,
+                "size_bytes": model.size_bytes,
+                "summary": model.summary,
+            }
+            for model in listed
+        ]
+        emit(facts)
+        return
+    width = max(len(model.name) for model in listed)
+    for model in listed:
+        here = name_size(model.size_bytes) if model.path else "not fetched"
+        write_out(f"{model.name:{width}}  {here:>11}  {model.summary}".rstrip())
+    say(f"in {models_dir}")
+
+
+@models.command("pull")
+def pull_command(
+    name: Annotated[str, typer.Argument(help="A name of the catalogue, or hf:OWNER/REPO[:FILE].")],
+    config_file: ConfigFile = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a model; one that is here already is left alone."""
+    with end_on_error(as_json=as_json):
+        path = _find(name, config := load_config(config_file).models_dir) or _pull(name, config)
+    if as_json:
+        emit({"name": name, "path": str(path), "size_bytes": path.stat().st_size})
+    else:
+        write_out(str(path))
+
+
+def fetch_if_missing(name_or_path: str, models_dir: Path) -> None:
+    """Fetch a model of the catalogue before it is needed, where the user can see it; raises ModelUnavailable."""
+    if name_or_path not in CATALOGUE:
+        find_model(name_or_path, models_dir)
+    elif _find(name_or_path, models_dir) is None:
+        _pull(name_or_path, models_dir)
+
+
+def _find(name: str, models_dir: Path) -> Path | None:
+    with suppress(ModelUnavailable):
+        return find_model(name, models_dir)
+    return None
+
+
+def _pull(name: str, models_dir: Path) -> Path:
+    say(f"fetching the model {name}, once")
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal, transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def show(stage: str, done_bytes: int, total_bytes: int) -> None:
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=None)
+            bar.update(tasks[stage], completed=done_bytes, total=total_bytes or None)
+
+        return pull(name, models_dir, show)

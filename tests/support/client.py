@@ -1,0 +1,60 @@
+"""A patient client: it goes on asking after the server died, as a user's script would after a restart."""
+
+from typing import Any
+
+import httpx
+
+from tests.support.server_process import BackfillServer
+
+__all__ = ["FINAL", "Client"]
+
+FINAL = {"COMPLETED", "FAILED", "CANCELLED", "EXPIRED"}
+
+
+class Client:
+    """Together's dialect over plain HTTP, against whatever address the server has now."""
+
+    def __init__(self, server: BackfillServer) -> None:
+        self._server = server
+
+    def request(self, method: str, path: str, **options: Any) -> httpx.Response:
+        """One request; raises httpx.TransportError if the server dies over it."""
+        with httpx.Client(base_url=self._server.url, timeout=30, trust_env=False) as http:
+            response = http.request(method, path, **options)
+        return response
+
+    def upload(self, data: bytes) -> str:
+        """Upload a batch file and give its id."""
+        response = self.request(
+            "POST", "/v1/files", data={"purpose": "batch-api"}, files={"file": ("input.jsonl", data)}
+        )
+        response.raise_for_status()
+        return str(response.json()["id"])
+
+    def create(self, file_id: str) -> str:
+        """Create a batch and give its id."""
+        body = {"endpoint": "/v1/chat/completions", "input_file_id": file_id}
+        response = self.request("POST", "/v1/batches", json=body)
+        response.raise_for_status()
+        return str(response.json()["job"]["id"])
+
+    def retrieve(self, batch_id: str) -> dict[str, Any]:
+        """The batch as the server tells it."""
+        response = self.request("GET", f"/v1/batches/{batch_id}")
+        response.raise_for_status()
+        found: dict[str, Any] = response.json()
+        return found
+
+    def list_ids(self, what: str) -> list[str]:
+        """The ids of all files or batches."""
+        listed = self.request("GET", f"/v1/{what}").json()
+        return [each["id"] for each in (listed["data"] if what == "files" else listed)]
+
+    def download(self, file_id: str | None) -> list[bytes]:
+        """The lines of a file; none if there is none."""
+        if file_id is None:
+            return []
+        response = self.request("GET", f"/v1/files/{file_id}/content")
+        response.raise_for_status()
+        return response.content.splitlines()
+
