@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 import together
@@ -19,7 +19,7 @@ from tests.conformance.conftest import API_KEY, FILE_SIZE_BYTES_MAX
 from tests.support.lines import marker_of, request_line, request_lines
 from tests.support.server_process import BackfillServer
 
-CHAT = "/v1/chat/completions"
+CHAT: Final = "/v1/chat/completions"
 FINAL = {"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"}
 TIMEOUT_S = 30
 POLL_S = 0.02

@@ -1,5 +1,6 @@
 """kill -9 of the server, at every named point and at random instants: nothing lost, nothing doubled, nothing redone."""
 
+import functools
 import json
 import random
 import signal
@@ -15,7 +16,7 @@ import pytest
 from backfill.journal import Fold
 from backfill.store import LocalBlobs
 from backfill.store.faults import POINTS
-from bench.engine_process import NullEngine
+from bench.engine_process import NullEngine, Stats
 from tests.support.client import FINAL, Client
 from tests.support.lines import marker_of, request_lines
 from tests.support.server_process import BackfillServer
@@ -77,6 +78,10 @@ class Witness:
         assert redone <= CONCURRENCY * self.kills
 
 
+def _has_received(count: int, stats: Stats) -> bool:
+    return stats["received"] >= count
+
+
 def until_it_answers(server: BackfillServer, witness: Witness, act: Callable[[], Result]) -> Result:
     """Do `act`; whenever the server dies over it, start it again and repeat."""
     while True:
@@ -88,7 +93,7 @@ def until_it_answers(server: BackfillServer, witness: Witness, act: Callable[[],
             server.start()
 
 
-@pytest.mark.parametrize(("point", "count"), FAULTS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("point", "count"), FAULTS, ids=str)
 def test_the_server_dies_at_a_named_point(engine: NullEngine, tmp_path: Path, point: str, count: int) -> None:
     server = BackfillServer(tmp_path / "data", engine.url)
     client = Client(server)
@@ -101,8 +106,12 @@ def test_the_server_dies_at_a_named_point(engine: NullEngine, tmp_path: Path, po
     try:
         # A client that saw no answer looks whether its request arrived before it asks again.
         known = until_it_answers(server, witness, lambda: client.list_ids("files"))
-        file_id = until_it_answers(server, witness, lambda: (client.list_ids("files") or [client.upload(request_lines(LINES))])[0])
-        batch_id = until_it_answers(server, witness, lambda: (client.list_ids("batches") or [client.create(file_id)])[0])
+        file_id = until_it_answers(
+            server, witness, lambda: (client.list_ids("files") or [client.upload(request_lines(LINES))])[0]
+        )
+        batch_id = until_it_answers(
+            server, witness, lambda: (client.list_ids("batches") or [client.create(file_id)])[0]
+        )
         deadline = time.monotonic() + 60
         while (batch := until_it_answers(server, witness, lambda: client.retrieve(batch_id)))["status"] not in FINAL:
             assert time.monotonic() < deadline, batch
@@ -130,7 +139,7 @@ def test_the_server_dies_at_random_instants(engine: NullEngine, tmp_path: Path, 
         witness = Witness(engine, server, lines)
         batch_id = client.create(client.upload(request_lines(lines)))
         for received in sorted(dice.sample(range(1, lines - 20), kills)):
-            engine.wait_for(lambda stats, goal=received: stats["received"] >= goal, timeout_s=30)
+            engine.wait_for(functools.partial(_has_received, received), timeout_s=30)
             time.sleep(dice.uniform(0, 0.01))  # not to wait for anything: to hit another instant each time
             server.kill()
             witness.note_kill()

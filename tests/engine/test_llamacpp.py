@@ -28,13 +28,13 @@ SETTINGS = {"slots": 2, "context_tokens": 512, "threads": 1}
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - another process changes it, and has nothing to signal it with
+        while not condition():
             await asyncio.sleep(0.01)
 
 
 async def until_running(replica: LlamaCppReplica, count: int) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while (await replica.read_gauges()).running != count:  # noqa: ASYNC110 - see `until`
+        while (await replica.read_gauges()).running != count:
             await asyncio.sleep(0.1)
 
 

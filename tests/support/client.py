@@ -20,8 +20,7 @@ class Client:
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request; raises httpx.TransportError if the server dies over it."""
         with httpx.Client(base_url=self._server.url, timeout=30, trust_env=False) as http:
-            response = http.request(method, path, **options)
-        return response
+            return http.request(method, path, **options)
 
     def upload(self, data: bytes) -> str:
         """Upload a batch file and give its id."""
@@ -57,4 +56,3 @@ class Client:
         response = self.request("GET", f"/v1/files/{file_id}/content")
         response.raise_for_status()
         return response.content.splitlines()
-

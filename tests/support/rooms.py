@@ -61,7 +61,7 @@ async def create_batch(rooms: Rooms, data: bytes, *, endpoint: str = "/v1/chat/c
 async def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     """Return as soon as `condition` holds; fails after the time-out."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - the condition lies in another process
+        while not condition():
             await asyncio.sleep(_POLL_S)
 
 

@@ -95,7 +95,7 @@ def status(batch_id: _BatchId, *, url: _Url = None, api_key_env: _KeyVariable = 
 def watch(batch_id: _BatchId, *, url: _Url = None, api_key_env: _KeyVariable = None, as_json: AsJson = False) -> None:
     """Show progress until the batch ends. Exits with 0 if every request was answered, 1 if not."""
     try:
-        with ProgressDisplay(as_json=as_json) as display:
+        with ProgressDisplay(as_json=as_json, with_tokens=False) as display:
             batch = _run(lambda server: _follow(server, batch_id, display), url, api_key_env, as_json=as_json)
     except KeyboardInterrupt:
         say(f"the batch goes on; `backfill watch {batch_id}` shows it again")

@@ -78,8 +78,9 @@ class _Bar(Progress):
 class ProgressDisplay:
     """Shows counts as they come; a context manager, because a bar has to be taken off the screen again."""
 
-    def __init__(self, *, as_json: bool) -> None:
+    def __init__(self, *, as_json: bool, with_tokens: bool = True) -> None:
         self._as_json = as_json
+        self._with_tokens = with_tokens
         self._bar = _Bar() if CONSOLE.is_terminal else None
         self._tokens = _Rate()
         self._lines = _Rate()
@@ -107,7 +108,7 @@ class ProgressDisplay:
         elif self._line_pace.is_due(now, counts, note, final=final):
             say(f"{numbers}  ({note})" if note else numbers)
         if self._as_json and self._event_pace.is_due(now, counts, note, final=final):
-            emit({"event": "progress", **describe_counts(counts), "note": note})
+            emit({"event": "progress", **describe_counts(counts, with_tokens=self._with_tokens), "note": note})
 
     def close(self) -> None:
         """Take the bar off; what it showed last stays on the screen. Safe to call twice."""
@@ -116,15 +117,12 @@ class ProgressDisplay:
             self._bar.stop()
 
 
-def describe_counts(counts: Counts) -> dict[str, int]:
-    """Counts as members of a JSON object."""
-    return {
-        "total": counts.total,
-        "answered": counts.answered,
-        "failed": counts.failed,
-        "prompt_tokens": counts.usage.prompt_tokens,
-        "completion_tokens": counts.usage.completion_tokens,
-    }
+def describe_counts(counts: Counts, *, with_tokens: bool = True) -> dict[str, int]:
+    """Counts as members of a JSON object; without tokens where nobody said how many there were."""
+    facts = {"total": counts.total, "answered": counts.answered, "failed": counts.failed}
+    if with_tokens:
+        facts |= {"prompt_tokens": counts.usage.prompt_tokens, "completion_tokens": counts.usage.completion_tokens}
+    return facts
 
 
 def _name_numbers(counts: Counts, tokens_per_s: float, lines_per_s: float) -> str:

@@ -9,7 +9,7 @@ import structlog
 
 from backfill.batch import Outcome, Usage
 from backfill.config import DispatchConfig
-from backfill.dispatch.lane import Lane
+from backfill.dispatch.open_turn import Lane
 from backfill.dispatch.retry import choose_delay_s
 from backfill.engines import Answered, Lost, LostReason, Refused, Replica, Reply
 from backfill.errors import EngineUnavailable
@@ -34,7 +34,7 @@ class Feeder:
         self._more = asyncio.Event()
         self._starting = asyncio.Lock()
         self._paused_until = 0.0
-        self._failed_starts = 0
+        self._setbacks = 0
 
     def offer(self, lane: Lane) -> None:
         """Take a lane's lines; those of the earliest deadline go first."""
@@ -92,13 +92,19 @@ class Feeder:
             try:
                 await self.replica.start()
             except EngineUnavailable as error:
-                self._failed_starts += 1
-                ceiling_s = min(self._policy.backoff_max_s, self._policy.backoff_s * 2.0 ** (self._failed_starts - 1))
-                self._paused_until = loop.time() + self._dice.uniform(ceiling_s / 2, ceiling_s)
-                self._note_trouble(error.message)
+                self._set_back(error.message)
             else:
-                self._failed_starts = 0
                 self._note_trouble(None)
+
+    def _set_back(self, reason: str) -> None:
+        """Wait before the replica is tried again, longer each time until it answers a request."""
+        loop = asyncio.get_running_loop()
+        self._setbacks += 1
+        # 2.0 ** 1024 overflows; the ceiling is reached long before.
+        doublings = min(self._setbacks - 1, 64)
+        ceiling_s = min(self._policy.backoff_max_s, self._policy.backoff_s * 2.0**doublings)
+        self._paused_until = max(self._paused_until, loop.time() + self._dice.uniform(ceiling_s / 2, ceiling_s))
+        self._note_trouble(reason)
 
     def _note_trouble(self, trouble: str | None) -> None:
         if trouble is not None and trouble != self.trouble:
@@ -131,6 +137,8 @@ class Feeder:
 
     def _settle(self, lane: Lane, line: int, reply: Reply, duration_s: float) -> None:
         turn = lane.turn
+        if not (isinstance(reply, Lost) and reply.never_sent):
+            self._setbacks = 0
         match reply:
             case Answered():
                 turn.record(line, Outcome.ANSWERED, reply.status, reply.usage, duration_s, reply.body)
@@ -142,8 +150,10 @@ class Feeder:
     def _try_again(self, lane: Lane, line: int, lost: Lost, duration_s: float) -> None:
         turn = lane.turn
         if lost.never_sent:
-            # The replica says so itself by having no address now; the line has lost nothing.
+            # The engine failed, not the line: it costs no try. Of many that find out together the first counts.
             lane.put_back(line)
+            if self._paused_until <= asyncio.get_running_loop().time():
+                self._set_back(lost.message)
             return
         tries = turn.tries.get(line, 0) + 1
         if tries >= self._policy.tries:

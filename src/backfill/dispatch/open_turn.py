@@ -2,13 +2,14 @@
 
 import asyncio
 import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
 
 from backfill.batch import Outcome, Usage
-from backfill.dispatch.lane import Lane
-from backfill.engines import Fleet
+from backfill.engines import Fleet, Replica, Route, rename_model
 from backfill.errors import StoreCorrupt, StoreUnavailable
 from backfill.index import LineIndex
 from backfill.journal import Fold, Record, SegmentWriter
@@ -16,10 +17,56 @@ from backfill.plan import order_lines
 from backfill.store import BlobReader, LocalBlobs, content_key, index_key
 from backfill.turns import Turn
 
-__all__ = ["OpenTurn"]
+__all__ = ["Lane", "OpenTurn"]
 
 # Lines that nobody serves are refused in slices, so that the event loop is not held up by 50,000 of them.
 _REFUSALS_AT_ONCE = 500
+
+
+class Lane:
+    """The lines of one route in planned order, first those that came back."""
+
+    def __init__(self, turn: "OpenTurn", route: Route, lines: Sequence[int], *, insert_model: bool) -> None:
+        self.turn = turn
+        self.route = route
+        self._lines = lines
+        self._position = 0
+        self._returned: deque[int] = deque()
+        self._insert_model = insert_model
+        self._wakers: list[Callable[[], None]] = []
+        self.is_open = True
+
+    def subscribe(self, waker: Callable[[], None]) -> None:
+        """Have `waker` called when a line comes back."""
+        self._wakers.append(waker)
+
+    def take(self) -> int | None:
+        """The next line to send; None if there is none now."""
+        if not self.is_open:
+            return None
+        if self._returned:
+            return self._returned.popleft()
+        if self._position < len(self._lines):
+            line = self._lines[self._position]
+            self._position += 1
+            return line
+        return None
+
+    def put_back(self, line: int) -> None:
+        """Offer a line again, before all others."""
+        self._returned.append(line)
+        for waker in self._wakers:
+            waker()
+
+    def close(self) -> None:
+        """Give out no line any more."""
+        self.is_open = False
+
+    def body_for(self, replica: Replica, body: bytes) -> bytes:
+        """The line's body as `replica` wants it: the line's own bytes unless the model has another name there."""
+        if self._insert_model:
+            return rename_model(body, self.route.names[replica.name])
+        return self.route.body_for(replica, body)
 
 
 class OpenTurn:
@@ -39,7 +86,7 @@ class OpenTurn:
         self.tries: dict[int, int] = {}
         """Line -> tries lost so far, for lines that lost one."""
         self.over = over
-        """Set when nothing more is to be sent: every line has its outcome, the batch was stopped, or the disk failed."""
+        """Set when nothing more is to be sent: every line has its outcome, the batch was stopped, or the disk fails."""
         self.failure: StoreUnavailable | None = None
         self._index = index
         self._source = source

@@ -141,7 +141,9 @@ async def test_an_engine_that_is_down_costs_no_line_a_try(engine: NullEngine, tm
     engine.kill()
     async with open_house(tmp_path, url, dispatch__tries=1) as rooms:
         created = await create_batch(rooms, request_lines(5))
-        await wait_until(lambda: "null" in rooms.dispatcher.troubles and rooms.dispatcher.troubles["null"] != "starting")
+        await wait_until(
+            lambda: "null" in rooms.dispatcher.troubles and rooms.dispatcher.troubles["null"] != "starting"
+        )
         with NullEngine(port=port):
             batch = await wait_for_batch(rooms, created.id)
         assert (batch.counts.answered, batch.counts.failed) == (5, 0)
@@ -178,9 +180,7 @@ async def test_a_cancel_waits_for_what_is_in_flight(engine: NullEngine, tmp_path
 
 
 async def test_at_the_deadline_the_rest_is_reported_as_expired(engine: NullEngine, tmp_path: Path) -> None:
-    async with open_house(
-        tmp_path, engine.url, dispatch__cancel_grace_s=0.0, limits__window_h=0.5 / 3600
-    ) as rooms:
+    async with open_house(tmp_path, engine.url, dispatch__cancel_grace_s=0.0, limits__window_h=0.5 / 3600) as rooms:
         engine.behave(faults={marker_of(number): ["hang"] * 9 for number in range(5, 20)})
         created = await create_batch(rooms, request_lines(20))
         batch = await wait_for_batch(rooms, created.id)

@@ -1,5 +1,6 @@
 """One pass over a file: what is indexed, what is found wrong, and that the pieces it came in do not matter."""
 
+import itertools
 import json
 
 import pytest
@@ -93,7 +94,7 @@ def test_the_pieces_a_file_comes_in_do_not_matter(contents: list[tuple[str, str]
         for number, (text, end) in enumerate(contents)
     )
     edges = [0, *sorted(cut for cut in cuts if cut < len(data)), len(data)]
-    pieces = [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    pieces = [data[start:end] for start, end in itertools.pairwise(edges)]
     index, survey = scan(*pieces)
     whole_index, whole_survey = scan(data)
     assert index.encode() == whole_index.encode()

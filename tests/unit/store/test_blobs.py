@@ -78,12 +78,9 @@ def test_a_full_disk_is_an_error_with_a_reason(blobs: LocalBlobs, monkeypatch: p
     file = blobs.append_to("segment")
     writer = blobs.create("blob")
     monkeypatch.setattr(os, call, fail)
+    use = {"write": lambda: file.write(b"x"), "fsync": writer.seal, "fdatasync": file.sync}
     with pytest.raises(StoreUnavailable, match="No space left"):
-        if call == "fsync":
-            writer.seal()
-        else:
-            file.write(b"x")
-            file.sync()
+        use[call]()
     monkeypatch.undo()
     writer.abort()
     file.close()

@@ -78,9 +78,7 @@ async def test_a_new_batch_waits_to_be_judged_and_knows_its_deadline_and_model(w
     assert await world.metadata.get_batch(batch.id) == batch
 
 
-@pytest.mark.parametrize(
-    ("window", "window_ms"), [("24h", 24 * HOUR_MS), ("30m", HOUR_MS // 2), ("2d", 48 * HOUR_MS)]
-)
+@pytest.mark.parametrize(("window", "window_ms"), [("24h", 24 * HOUR_MS), ("30m", HOUR_MS // 2), ("2d", 48 * HOUR_MS)])
 def test_windows(window: str, window_ms: int) -> None:
     assert parse_window(window) == window_ms
 

@@ -67,8 +67,12 @@ async def test_every_error_of_ours_has_a_status(
 
 
 async def test_trap_10_a_busy_store_says_when_to_come_back(make_api: MakeApi) -> None:
-    response = await ask_models(make_api, errors.StoreBusy("busy"))
+    with capture_logs() as logs:
+        response = await ask_models(make_api, errors.StoreBusy("Another process holds /srv/backfill."))
     assert response.status_code == 503
+    assert [(entry["reason"], entry["request_id"]) for entry in logs] == [
+        ("Another process holds /srv/backfill.", response.headers["x-request-id"])
+    ]
     assert (b"retry-after", b"5") in response.headers.raw
 
 
@@ -101,6 +105,7 @@ async def test_a_failing_count_does_not_hide_behind_a_200(make_api: MakeApi, con
     [
         ("GET", "/", 404, "unknown_url"),
         ("GET", "/v1/nothing", 404, "unknown_url"),
+        ("GET", "/health/", 404, "unknown_url"),
         ("POST", "/v1/chat/completions", 404, "unknown_url"),
         ("GET", "/v1/files/../../etc/passwd", 404, "unknown_url"),
         ("GET", "/v1/files/..%2f..%2fetc%2fpasswd", 404, None),

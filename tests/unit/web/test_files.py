@@ -1,10 +1,16 @@
 """Files that are here: list, look up, download, delete."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from urllib.parse import unquote
 
 import pytest
+from starlette.types import Message
+from structlog.testing import capture_logs
 
 from backfill.store import content_key
+from backfill.web.api.content import BlobResponse
+from tests.unit.web.asgi import call
 from tests.unit.web.conftest import Api
 
 
@@ -162,3 +168,38 @@ async def test_bytes_deleted_behind_the_row_are_a_404(api: Api, content: bytes) 
     api.services.blobs.delete(content_key(file_id))
     response = await api.client.get(f"/v1/files/{file_id}/content")
     assert (response.status_code, response.json()["error"]["message"]) == (404, f"No such file: {file_id}.")
+
+
+async def nothing_more() -> AsyncIterator[Message]:
+    yield {"type": "http.request", "body": b"", "more_body": False}
+    await asyncio.Event().wait()
+
+
+async def test_a_file_that_is_cut_on_disk_cuts_the_connection(api: Api) -> None:
+    """An end in good order would be taken for the whole file."""
+    file_id = (await api.upload(b"x" * 600_000))["id"]
+    api.services.blobs.write(content_key(file_id), b"x" * 500_000)
+    with capture_logs() as logs, pytest.raises(Exception, match="already started"):
+        await call(api.app, "GET", f"/v1/files/{file_id}/content", nothing_more())
+    assert "byte 500000 instead of 600000" in logs[0]["traceback"]
+
+
+async def test_a_download_that_is_broken_off_gives_its_file_back(api: Api) -> None:
+    file_id = (await api.upload(b"x" * 1_000_000))["id"]
+    reader = api.services.blobs.open(content_key(file_id))
+    pieces: list[Message] = []
+
+    async def receive() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        pieces.append(message)
+        if len(pieces) == 2:
+            raise ConnectionResetError
+
+    response = BlobResponse(reader, 0, 1_000_000, status_code=200, headers={})
+    with pytest.raises(ConnectionResetError):
+        await response({"type": "http", "method": "GET"}, receive, send)
+    with pytest.raises(OSError, match="descriptor"):
+        reader.read(0, 1)

@@ -339,6 +339,16 @@ async def test_forms_that_cannot_be_read(api: Api) -> None:
     assert await ask(b'{"purpose":"batch-api"}', "application/json") == (400, "invalid_form")
 
 
+async def test_a_form_that_ends_early_leaves_nothing(api: Api, content: bytes) -> None:
+    request = api.client.build_request("POST", "/v1/files", data=FACTS, files={"file": ("a.jsonl", content)})
+    body = (await request.aread())[:-10]
+    response = await api.client.post(
+        "/v1/files", content=body, headers={"content-type": request.headers["content-type"]}
+    )
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "malformed_multipart")
+    assert api.list_blobs() == []
+
+
 async def test_a_request_with_neither_file_nor_name(api: Api) -> None:
     purpose = {"purpose": "batch-api"}
     for response in (

@@ -71,9 +71,7 @@ def test_an_error_line_has_message_and_code_whatever_the_engine_said(body: bytes
     assert error == {"message": message, "code": code}
 
 
-@pytest.mark.parametrize(
-    ("state", "code"), [(State.EXPIRING, "batch_expired"), (State.CANCELLING, "batch_cancelled")]
-)
+@pytest.mark.parametrize(("state", "code"), [(State.EXPIRING, "batch_expired"), (State.CANCELLING, "batch_cancelled")])
 def test_lines_left_over_say_why(state: State, code: str) -> None:
     line = json.loads(render_rest_line(b'"a"', state))
     assert line["custom_id"] == "a"

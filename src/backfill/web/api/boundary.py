@@ -20,7 +20,7 @@ class Boundary:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = f"req_{uuid.uuid4().hex}"
+        request_id = scope["backfill.request_id"] = f"req_{uuid.uuid4().hex}"
         started = False
 
         async def send_with_id(message: Message) -> None:
@@ -33,8 +33,7 @@ class Boundary:
         try:
             await self._app(scope, receive, send_with_id)
         except Exception as error:
-            # Its query may hold a signature, so only the path is told.
-            answer = answer_unexpected(error, method=scope["method"], path=scope["path"], request_id=request_id)
+            answer = answer_unexpected(scope, error)
             if started:
                 # Too late for another status: the server cuts the connection, and the client sees a short body.
                 raise

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.types import Scope
 
 from backfill.errors import (
     BackfillError,
@@ -57,10 +58,10 @@ def handle_errors(app: FastAPI) -> None:
     app.exception_handler(ClientDisconnect)(_answer_disconnect)
 
 
-def answer_unexpected(error: Exception, **facts: str) -> Response:
+def answer_unexpected(scope: Scope, error: Exception) -> Response:
     """The answer to what nobody foresaw: the log gets the traceback, the client none of it."""
     # Formatted here: a log renderer may show local variables, and a key may be among them.
-    _log.error("request_failed", **facts, traceback="".join(traceback.format_exception(error)))
+    _log_failure(scope, traceback="".join(traceback.format_exception(error)))
     return _answer(500, _UNEXPECTED, code="internal_error")
 
 
@@ -78,6 +79,12 @@ def explain_validation(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str 
     for subject in ("Input", "String"):
         message = message.replace(f"{subject} should", "must", 1)
     return f"{param} {message}.", param
+
+
+def _log_failure(scope: Scope, **facts: str) -> None:
+    # Without the query: it may hold a signature.
+    where = {"method": scope["method"], "path": scope["path"], "request_id": scope["backfill.request_id"]}
+    _log.error("request failed", **where, **facts)
 
 
 def _answer(
@@ -109,7 +116,7 @@ async def _answer_backfill_error(request: Request, error: BackfillError) -> Resp
     message = error.message
     if status >= 500:
         # The message names paths of this machine: that is for the log.
-        _log.error("request_failed", method=request.method, path=request.url.path, code=error.code, reason=message)
+        _log_failure(request.scope, code=error.code, reason=message)
         message = _UNAVAILABLE if status == 503 else _UNEXPECTED
     return _answer(status, message, code=error.code, param=error.param)
 

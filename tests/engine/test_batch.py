@@ -1,0 +1,71 @@
+"""A batch on the real built-in engine, and the death of that engine in its midst."""
+
+import asyncio
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from backfill.batch import State
+from backfill.engines import LlamaCppReplica
+from tests.support.rooms import create_batch, open_house, read_results, wait_for_batch
+
+pytestmark = pytest.mark.engine
+LINES = 24
+
+
+def chat_lines(count: int) -> bytes:
+    """Short questions, as Together's guide asks them."""
+    lines = []
+    for number in range(count):
+        body: dict[str, Any] = {
+            "model": "meta-llama/Llama-3.3-70B-Instruct-Turbo",
+            "messages": [{"role": "user", "content": f"Count to {number + 3}."}],
+            "max_tokens": 24,
+            "temperature": 0,
+        }
+        lines.append(json.dumps({"custom_id": f"request-{number}", "body": body}))
+    return "\n".join(lines).encode()
+
+
+@pytest.mark.timeout(300)
+async def test_the_engine_is_killed_in_mid_batch_and_the_batch_completes(tmp_path: Path) -> None:
+    engines = {"local": {"slots": 4}}
+    async with open_house(tmp_path, "", engines=engines) as rooms:
+        (replica,) = rooms.fleet.replicas
+        assert isinstance(replica, LlamaCppReplica)
+        created = await create_batch(rooms, chat_lines(LINES))
+        async with asyncio.timeout(120):
+            while (await rooms.progress.count(await rooms.metadata.get_batch(created.id))).done < 5:
+                await asyncio.sleep(0.02)
+        killed = replica.pid
+        assert killed is not None
+        os.kill(killed, signal.SIGKILL)
+        batch = await wait_for_batch(rooms, created.id, timeout_s=120)
+        assert batch.state is State.COMPLETED
+        assert (batch.counts.answered, batch.counts.failed) == (LINES, 0)
+        assert replica.pid != killed
+        lines = [json.loads(line) for line in read_results(rooms, batch.output_file_id)]
+        assert [line["custom_id"] for line in lines] == [f"request-{number}" for number in range(LINES)]
+        assert all(line["response"]["body"]["choices"][0]["message"]["content"] for line in lines)
+        assert sum(line["response"]["body"]["usage"]["completion_tokens"] for line in lines) == (
+            batch.counts.usage.completion_tokens
+        )
+    assert replica.pid is None
+
+
+@pytest.mark.timeout(300)
+async def test_a_prompt_over_the_context_is_one_refused_line(tmp_path: Path) -> None:
+    long_prompt = json.dumps(
+        {"custom_id": "long", "body": {"model": "m", "messages": [{"role": "user", "content": "word " * 3000}]}}
+    )
+    async with open_house(tmp_path, "", engines={"local": {"slots": 2, "context_tokens": 512}}) as rooms:
+        created = await create_batch(rooms, chat_lines(2) + b"\n" + long_prompt.encode())
+        batch = await wait_for_batch(rooms, created.id, timeout_s=120)
+        assert (batch.counts.answered, batch.counts.failed) == (2, 1)
+        (error,) = [json.loads(line) for line in read_results(rooms, batch.error_file_id)]
+        assert error["custom_id"] == "long"
+        assert "context" in error["error"]["message"]
