@@ -24,6 +24,7 @@ __all__ = [
     "Batch",
     "BatchProblem",
     "Counts",
+    "Dialect",
     "Event",
     "File",
     "FileStatus",
@@ -142,6 +143,13 @@ class BatchProblem(msgspec.Struct, frozen=True, omit_defaults=True):
     param: str | None = None
 
 
+class Dialect(StrEnum):
+    """Whose API a batch was made through: it decides the form of its result lines."""
+
+    TOGETHER = "together"
+    OPENAI = "openai"
+
+
 class FileStatus(StrEnum):
     """Whether a file's bytes are here."""
 
@@ -161,6 +169,8 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
     line_count: int = 0
     sha256: str = ""
+    expires_at_ms: int | None = None
+    """When the file is removed; None: when it is deleted."""
     survey: bytes = b""
     """What intake found out about the lines as a whole (`intake.survey`), as JSON; empty for output files."""
 
@@ -176,10 +186,13 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     state: State
     created_at_ms: int
     deadline_at_ms: int
+    dialect: Dialect = Dialect.TOGETHER
     completion_window: str = "24h"
     model_id: str | None = None
     priority: int = 0
     metadata: dict[str, str] | None = None
+    output_expires_after_s: int | None = None
+    """How long output and error file are kept; None: until they are deleted."""
     started_at_ms: int | None = None
     closing_at_ms: int | None = None
     ended_at_ms: int | None = None

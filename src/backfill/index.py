@@ -45,6 +45,8 @@ class Survey(msgspec.Struct, frozen=True, omit_defaults=True):
     """The first few reasons that hold for every endpoint."""
     problem_count: int = 0
     endpoints: dict[str, EndpointSurvey] = {}
+    targets: dict[str, EndpointSurvey] = {}
+    """The same for the lines' own `method` and `url`, which count in OpenAI's dialect only."""
 
 
 class _Header(msgspec.Struct, frozen=True):

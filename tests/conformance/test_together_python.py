@@ -102,7 +102,7 @@ async def test_the_whole_workflow_of_the_async_client(server: BackfillServer, in
         assert created.job is not None
         assert created.job.id is not None
         async with asyncio.timeout(TIMEOUT_S):
-            while (job := await client.batches.retrieve(created.job.id)).status not in FINAL:  # noqa: ASYNC110
+            while (job := await client.batches.retrieve(created.job.id)).status not in FINAL:
                 await asyncio.sleep(POLL_S)
         assert (job.status, job.error_file_id) == ("COMPLETED", None)
         assert job.id in {one.id for one in await client.batches.list()}

@@ -143,9 +143,12 @@ def download(  # noqa: PLR0913 - an option each
     batch_id: _BatchId,
     *,
     output_path: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Where the answers go; BATCH_ID.jsonl otherwise.")
+        Path | None,
+        typer.Option("--output", "-o", dir_okay=False, help="Where the answers go; BATCH_ID.jsonl otherwise."),
     ] = None,
-    errors_path: Annotated[Path | None, typer.Option("--errors", help="Where failed requests go.")] = None,
+    errors_path: Annotated[
+        Path | None, typer.Option("--errors", dir_okay=False, help="Where failed requests go.")
+    ] = None,
     url: _Url = None,
     api_key_env: _KeyVariable = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColumn, TransferSpeedColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from backfill.cli.console import CONSOLE, emit, name_size, say, write_out
 from backfill.cli.failures import end_on_error
@@ -75,14 +75,16 @@ def _find(name: str, models_dir: Path) -> Path | None:
 
 
 def _pull(name: str, models_dir: Path) -> Path:
-    say(f"fetching the model {name}, once")
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[numbers]}"))
     with Progress(*columns, console=CONSOLE, disable=not CONSOLE.is_terminal, transient=True) as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(stage: str, done_bytes: int, total_bytes: int) -> None:
+            if not tasks:
+                say(f"fetching the model {name}, once")
             if stage not in tasks:
-                tasks[stage] = bar.add_task(stage, total=None)
-            bar.update(tasks[stage], completed=done_bytes, total=total_bytes or None)
+                tasks[stage] = bar.add_task(stage, total=None, numbers="")
+            numbers = f"{name_size(done_bytes)} of {name_size(total_bytes)}" if total_bytes else ""
+            bar.update(tasks[stage], completed=done_bytes, total=total_bytes or None, numbers=numbers)
 
         return pull(name, models_dir, show)

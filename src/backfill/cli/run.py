@@ -28,7 +28,9 @@ _EMBEDDINGS = "/v1/embeddings"
 
 def run(  # noqa: PLR0913 - an option each
     input_path: InputFile,
-    output_path: Annotated[Path, typer.Option("--output", "-o", help="Where the answers go, in input order.")],
+    output_path: Annotated[
+        Path, typer.Option("--output", "-o", dir_okay=False, help="Where the answers go, in input order.")
+    ],
     *,
     endpoint: Endpoint = "/v1/chat/completions",
     model: Annotated[
@@ -39,7 +41,9 @@ def run(  # noqa: PLR0913 - an option each
     api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the engine's API key.")] = None,
     concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight at most.")] = None,
     config_file: ConfigFile = None,
-    errors_path: Annotated[Path | None, typer.Option("--errors", help="Where failed requests go.")] = None,
+    errors_path: Annotated[
+        Path | None, typer.Option("--errors", dir_okay=False, help="Where failed requests go.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace results; throw an unfinished run away.")] = False,
     as_json: AsJson = False,
 ) -> None:

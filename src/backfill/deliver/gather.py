@@ -9,7 +9,7 @@ from backfill.batch import Batch, Counts, File, FileStatus, Outcome
 from backfill.index import LineIndex
 from backfill.journal import Fold
 from backfill.store import BlobWriter, LocalBlobs, content_key, index_key
-from backfill.wire.together import render_error_line, render_output_line, render_rest_line
+from backfill.wire.results import OUTPUT_PURPOSE, render_answer, render_failure, render_rest
 
 __all__ = ["Gathered", "gather"]
 
@@ -44,15 +44,17 @@ class _Results:
         if self._writer is None:
             return None
         self._writer.seal()
+        keep_s = self._batch.output_expires_after_s
         return File(
             id=self._file_id,
             owner=self._batch.owner,
             filename=f"{self._batch.id}_{self._kind}.jsonl",
-            purpose="batch-api",
+            purpose=OUTPUT_PURPOSE[self._batch.dialect],
             status=FileStatus.SEALED,
             created_at_ms=now_ms,
             size_bytes=self._writer.size_bytes,
             line_count=self._lines,
+            expires_at_ms=None if keep_s is None else now_ms + keep_s * 1000,
         )
 
     def abort(self) -> None:
@@ -87,10 +89,10 @@ def _write_line(fold: Fold, index: LineIndex, batch: Batch, line: int, output: _
     entry = fold.find(line)
     custom_id = index.custom_id_json(line)
     if entry is None:
-        error.write(render_rest_line(custom_id, batch.state))
+        error.write(render_rest(batch, line, custom_id))
         return
     body = fold.read_body(entry)
     if entry.outcome is Outcome.ANSWERED:
-        output.write(render_output_line(batch.id, line, custom_id, entry.status, body))
+        output.write(render_answer(batch, line, custom_id, entry.status, body))
     else:
-        error.write(render_error_line(custom_id, entry.outcome, entry.status, body))
+        error.write(render_failure(batch, line, custom_id, entry.outcome, entry.status, body))

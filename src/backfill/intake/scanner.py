@@ -6,12 +6,13 @@ import msgspec
 
 from backfill.batch import ENDPOINTS, BatchProblem
 from backfill.index import EndpointSurvey, IndexBuilder, LineIndex, Survey
-from backfill.wire.lines import ParsedLine, find_shape_problem, parse_line
+from backfill.wire.lines import ParsedLine, find_shape_problem, find_target_problem, parse_line
 
 __all__ = ["LineScanner"]
 
 PROBLEMS_KEPT = 20
 MODELS_KEPT = 100
+TARGETS_KEPT = 100
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -27,6 +28,14 @@ class _Problems:
         self.count += 1
         if len(self.first) < self._kept:
             self.first.append(msgspec.structs.replace(problem, line=line_number))
+
+
+def _tell(problems_by_endpoint: dict[str, _Problems]) -> dict[str, EndpointSurvey]:
+    return {
+        endpoint: EndpointSurvey(tuple(problems.first), problems.count)
+        for endpoint, problems in problems_by_endpoint.items()
+        if problems.count
+    }
 
 
 class LineScanner:
@@ -49,6 +58,7 @@ class LineScanner:
         self._index = IndexBuilder()
         self._problems = _Problems(problems_kept)
         self._by_endpoint = {endpoint: _Problems(problems_kept) for endpoint in endpoints}
+        self._by_target = {endpoint: _Problems(problems_kept) for endpoint in endpoints}
         self._first_use: dict[str, int] = {}
         self._pending: list[bytes] = []
         self._offset = 0
@@ -58,6 +68,7 @@ class LineScanner:
         self._without_model = 0
         self._first_without_model: int | None = None
         self._shapes: dict[frozenset[str], list[tuple[str, BatchProblem]]] = {}
+        self._targets: dict[tuple[str | None, str | None], list[tuple[str, BatchProblem]]] = {}
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the file."""
@@ -86,11 +97,8 @@ class LineScanner:
             first_without_model=self._first_without_model,
             problems=tuple(self._problems.first),
             problem_count=self._problems.count,
-            endpoints={
-                endpoint: EndpointSurvey(tuple(problems.first), problems.count)
-                for endpoint, problems in self._by_endpoint.items()
-                if problems.count
-            },
+            endpoints=_tell(self._by_endpoint),
+            targets=_tell(self._by_target),
         )
         return self._index.build(), survey
 
@@ -131,6 +139,8 @@ class LineScanner:
             self._first_without_model = self._first_without_model or self._line_number
         for endpoint, problem in self._judge_shape(parsed.members):
             self._by_endpoint[endpoint].add(problem, self._line_number)
+        for endpoint, problem in self._judge_target(parsed.target):
+            self._by_target[endpoint].add(problem, self._line_number)
         self._token_estimate += parsed.token_estimate
         self._index.add(
             body_offset=start + parsed.body_start,
@@ -146,4 +156,15 @@ class LineScanner:
         if judged is None:
             found = ((endpoint, find_shape_problem(members, endpoint)) for endpoint in self._by_endpoint)
             judged = self._shapes[members] = [(endpoint, problem) for endpoint, problem in found if problem]
+        return judged
+
+    def _judge_target(self, target: tuple[str | None, str | None]) -> list[tuple[str, BatchProblem]]:
+        """Likewise for the line's own method and url."""
+        judged = self._targets.get(target)
+        if judged is None:
+            found = ((endpoint, find_target_problem(target, endpoint)) for endpoint in self._by_target)
+            judged = [(endpoint, problem) for endpoint, problem in found if problem]
+            # A file may have as many urls as lines; those kept are bounded.
+            if len(self._targets) < TARGETS_KEPT:
+                self._targets[target] = judged
         return judged

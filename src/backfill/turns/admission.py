@@ -2,7 +2,7 @@
 
 import re
 
-from backfill.batch import ENDPOINTS, BatchProblem
+from backfill.batch import ENDPOINTS, BatchProblem, Dialect
 from backfill.errors import InvalidInput
 from backfill.index import EndpointSurvey, Survey
 
@@ -14,12 +14,18 @@ _UNIT_S = {"m": 60, "h": 3600, "d": 86400}
 
 
 def judge(
-    survey: Survey, endpoint: str, model_id: str | None, problems_shown: int = PROBLEMS_SHOWN
+    survey: Survey,
+    endpoint: str,
+    model_id: str | None,
+    dialect: Dialect = Dialect.TOGETHER,
+    problems_shown: int = PROBLEMS_SHOWN,
 ) -> tuple[tuple[BatchProblem, ...], int]:
     """The first reasons why these lines cannot go to `endpoint`, in line order, and how many there are in all."""
-    for_endpoint = survey.endpoints.get(endpoint, EndpointSurvey())
-    problems = [*survey.problems, *for_endpoint.problems]
-    count = survey.problem_count + for_endpoint.problem_count
+    surveys = [survey.endpoints.get(endpoint, EndpointSurvey())]
+    if dialect is Dialect.OPENAI:
+        surveys.append(survey.targets.get(endpoint, EndpointSurvey()))
+    problems = [*survey.problems, *(problem for each in surveys for problem in each.problems)]
+    count = survey.problem_count + sum(each.problem_count for each in surveys)
     if model_id is None and survey.lines_without_model:
         message = (
             f"body.model is missing (in {survey.lines_without_model} of {survey.lines} requests), "

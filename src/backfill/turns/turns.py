@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from backfill.batch import Batch, BatchProblem, Counts, Event, File, FileStatus, State, advance
+from backfill.batch import Batch, BatchProblem, Counts, Dialect, Event, File, FileStatus, State, advance
 from backfill.config import LimitsConfig
 from backfill.errors import Conflict, InvalidInput, NotFound, TurnLost
 from backfill.index import Survey
@@ -36,6 +36,8 @@ class BatchRequest(NamedTuple):
     model_id: str | None = None
     priority: int = 0
     metadata: dict[str, str] | None = None
+    dialect: Dialect = Dialect.TOGETHER
+    output_expires_after_s: int | None = None
 
 
 class Turn(NamedTuple):
@@ -86,10 +88,12 @@ class Turns:
             state=State.VALIDATING,
             created_at_ms=now,
             deadline_at_ms=now + window_ms,
+            dialect=request.dialect,
             completion_window=window,
             model_id=request.model_id or only_model,
             priority=request.priority,
             metadata=request.metadata,
+            output_expires_after_s=request.output_expires_after_s,
             counts=Counts(total=file.line_count),
         )
         await self._metadata.add_batch(batch)
@@ -122,7 +126,7 @@ class Turns:
                 await self._try_move(batch, Event.REJECT, **values)
                 continue
             survey = msgspec.json.decode(file.survey, type=Survey)
-            problems, count = judge(survey, batch.endpoint, batch.model_id)
+            problems, count = judge(survey, batch.endpoint, batch.model_id, batch.dialect)
             if count:
                 reasons = {"problems": problems, "problem_count": count, "ended_at_ms": self._clock_ms()}
                 await self._try_move(batch, Event.REJECT, **reasons)

@@ -12,7 +12,7 @@ import msgspec
 
 from backfill.batch import ENDPOINTS, BatchProblem
 
-__all__ = ["ParsedLine", "find_shape_problem", "parse_line"]
+__all__ = ["ParsedLine", "find_shape_problem", "find_target_problem", "parse_line"]
 
 # A rough but steady rule for text of mixed languages; the engine counts exactly.
 _BYTES_PER_TOKEN = 4
@@ -32,11 +32,15 @@ class ParsedLine(NamedTuple):
     model: str | None
     token_estimate: int
     members: frozenset[str]
+    target: tuple[str | None, str | None]
+    """The line's own `method` and `url`, which one dialect demands and the other lets pass."""
 
 
 class _Line(msgspec.Struct):
     custom_id: str
     body: msgspec.Raw
+    method: Any = None
+    url: Any = None
 
 
 class _Body(msgspec.Struct):
@@ -87,7 +91,18 @@ def parse_line(line: bytes, custom_id_length: int) -> ParsedLine | BatchProblem:
         _is_filled(bytes(body.input)),
     )
     estimate = len(raw) // _BYTES_PER_TOKEN + answer_tokens
-    return ParsedLine(custom_id, _locate(line, raw), len(raw), body.model or None, estimate, _MEMBERS[filled])
+    target = (_as_text(envelope.method), _as_text(envelope.url))
+    return ParsedLine(custom_id, _locate(line, raw), len(raw), body.model or None, estimate, _MEMBERS[filled], target)
+
+
+def find_target_problem(target: tuple[str | None, str | None], endpoint: str) -> BatchProblem | None:
+    """Why a line of OpenAI's dialect with this `method` and `url` cannot go to `endpoint`; None if it can."""
+    method, url = target
+    if method != "POST":
+        return BatchProblem("invalid_method", f'method must be "POST"; got {method!r}.', param="method")
+    if url != endpoint:
+        return BatchProblem("url_mismatch", f"url must be the batch's endpoint {endpoint}; got {url!r}.", param="url")
+    return None
 
 
 def find_shape_problem(members: frozenset[str], endpoint: str) -> BatchProblem | None:
@@ -97,6 +112,10 @@ def find_shape_problem(members: frozenset[str], endpoint: str) -> BatchProblem |
         return None
     shape = "a non-empty array" if needed == "messages" else "a non-empty string or array"
     return BatchProblem("invalid_request", f"{endpoint} needs body.{needed}: {shape}.", param=f"body.{needed}")
+
+
+def _as_text(value: object) -> str | None:
+    return value if value is None or isinstance(value, str) else repr(value)
 
 
 def _locate(line: bytes, body: bytes) -> int:

@@ -94,7 +94,9 @@ def render_output_line(batch_id: str, line: int, custom_id_json: bytes, status: 
     )
 
 
-def render_error_line(custom_id_json: bytes, outcome: Outcome, status: int, body: bytes) -> bytes:
+def render_error_line(
+    _batch_id: str, _line: int, custom_id_json: bytes, outcome: Outcome, status: int, body: bytes
+) -> bytes:
     """One line of the error file, from the engine's refusal or the last loss."""
     message, code = _read_error(body)
     if code is None:
@@ -102,7 +104,7 @@ def render_error_line(custom_id_json: bytes, outcome: Outcome, status: int, body
     return _error_line(custom_id_json, message, code)
 
 
-def render_rest_line(custom_id_json: bytes, state: State) -> bytes:
+def render_rest_line(_batch_id: str, _line: int, custom_id_json: bytes, state: State) -> bytes:
     """One line of the error file for a request that a cancel or a deadline left undone."""
     code, message = _REST.get(state, _LOST_LINE)
     return _error_line(custom_id_json, message, code)

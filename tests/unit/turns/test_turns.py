@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from backfill.batch import BatchProblem, Counts, File, FileStatus, State
+from backfill.batch import BatchProblem, Counts, Dialect, File, FileStatus, State
 from backfill.config import LimitsConfig
 from backfill.errors import Conflict, InvalidInput, NotFound, TurnLost
 from backfill.index import EndpointSurvey, Survey
@@ -121,10 +121,10 @@ def test_a_file_is_judged_by_endpoint_and_by_model() -> None:
         lines_without_model=2,
         first_without_model=3,
     )
-    problems, count = judge(survey, CHAT, None)
+    problems, count = judge(survey, CHAT, None, Dialect.TOGETHER)
     assert [problem.line for problem in problems] == [1, 2, 3]
     assert count == 7
-    assert judge(survey, "/v1/embeddings", "m")[1] == 1
+    assert judge(survey, "/v1/embeddings", "m", Dialect.TOGETHER)[1] == 1
 
 
 async def test_one_line_without_model_does_not_borrow_that_of_the_others(world: World) -> None:

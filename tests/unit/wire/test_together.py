@@ -67,12 +67,12 @@ def test_an_output_line_holds_the_engines_own_bytes() -> None:
     ],
 )
 def test_an_error_line_has_message_and_code_whatever_the_engine_said(body: bytes, message: str, code: str) -> None:
-    error = json.loads(render_error_line(b'"a"', Outcome.REFUSED, 422, body))["error"]
+    error = json.loads(render_error_line("b-1", 0, b'"a"', Outcome.REFUSED, 422, body))["error"]
     assert error == {"message": message, "code": code}
 
 
 @pytest.mark.parametrize(("state", "code"), [(State.EXPIRING, "batch_expired"), (State.CANCELLING, "batch_cancelled")])
 def test_lines_left_over_say_why(state: State, code: str) -> None:
-    line = json.loads(render_rest_line(b'"a"', state))
+    line = json.loads(render_rest_line("b-1", 0, b'"a"', state))
     assert line["custom_id"] == "a"
     assert line["error"]["code"] == code

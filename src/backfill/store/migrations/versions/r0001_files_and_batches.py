@@ -30,6 +30,7 @@ def _create_files() -> None:
         sa.Column("size_bytes", sa.BigInteger, nullable=False),
         sa.Column("line_count", sa.BigInteger, nullable=False),
         sa.Column("sha256", sa.String(64), nullable=False),
+        sa.Column("expires_at_ms", sa.BigInteger),
         sa.Column("survey", sa.LargeBinary, nullable=False),
     )
     op.create_index("files_by_owner", "files", ["owner", "created_at_ms"])
@@ -46,10 +47,12 @@ def _create_batches() -> None:
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("created_at_ms", sa.BigInteger, nullable=False),
         sa.Column("deadline_at_ms", sa.BigInteger, nullable=False),
+        sa.Column("dialect", sa.String(16), nullable=False),
         sa.Column("completion_window", sa.String(16), nullable=False),
         sa.Column("model_id", sa.Text),
         sa.Column("priority", sa.Integer, nullable=False),
         sa.Column("metadata", sa.JSON),
+        sa.Column("output_expires_after_s", sa.BigInteger),
         sa.Column("started_at_ms", sa.BigInteger),
         sa.Column("closing_at_ms", sa.BigInteger),
         sa.Column("ended_at_ms", sa.BigInteger),

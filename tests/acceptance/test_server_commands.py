@@ -1,0 +1,163 @@
+"""submit, status, watch, list, cancel and download against a real `backfill serve`."""
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.engine_process import NullEngine
+from tests.acceptance.command_line import CommandLine, backfill
+from tests.support.lines import marker_of, request_line
+from tests.support.server_process import BackfillServer
+
+KEY = "the-key"
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[NullEngine]:
+    with NullEngine() as engine:
+        yield engine
+
+
+@pytest.fixture(autouse=True)
+def plain_engine(engine: NullEngine) -> Iterator[None]:
+    yield
+    engine.behave(hold=False, faults=None)
+
+
+@pytest.fixture(scope="module")
+def server(engine: NullEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackfillServer]:
+    with BackfillServer(tmp_path_factory.mktemp("data"), engine.url, server__api_keys=f'["{KEY}"]') as server:
+        yield server
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    lines = [request_line(number) for number in range(6)]
+    (tmp_path / "in.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    return tmp_path
+
+
+@pytest.fixture
+def variables(server: BackfillServer) -> dict[str, str]:
+    return {"BACKFILL_URL": server.url + "/v1", "BACKFILL_API_KEY": KEY}
+
+
+def submit(folder: Path, variables: dict[str, str], *options: str) -> str:
+    code, out, err = backfill("submit", "in.jsonl", *options, folder=folder, variables=variables)
+    assert (code, err) == (0, "")
+    return out.strip()
+
+
+def test_a_batch_from_submit_to_download(folder: Path, variables: dict[str, str]) -> None:
+    batch_id = submit(folder, variables)
+    code, _, err = backfill("watch", batch_id, folder=folder, variables=variables)
+    assert code == 0
+    assert "COMPLETED: 6 answered, 0 failed" in err
+
+    code, out, err = backfill("status", batch_id, folder=folder, variables=variables)
+    assert code == 0
+    assert "status     COMPLETED" in out
+    assert "done       6 of 6, 0 failed (100 %)" in out
+
+    code, out, _ = backfill("list", folder=folder, variables=variables)
+    assert code == 0
+    assert any(line.startswith(batch_id) and "COMPLETED" in line and "6/6" in line for line in out.splitlines())
+
+    code, _, err = backfill("download", batch_id, "-o", "out.jsonl", folder=folder, variables=variables)
+    assert (code, err) == (0, "answers: out.jsonl\n")
+    answered = [json.loads(line)["custom_id"] for line in (folder / "out.jsonl").read_text().splitlines()]
+    assert answered == [f"request-{number}" for number in range(6)]
+    assert sorted(path.name for path in folder.iterdir()) == ["in.jsonl", "out.jsonl"]
+
+
+def test_download_replaces_nothing_without_force(folder: Path, variables: dict[str, str]) -> None:
+    batch_id = submit(folder, variables, "--wait", "--window", "1h")
+    mine = folder / f"{batch_id}.jsonl"
+    mine.write_text("mine\n")
+    code, _, err = backfill("download", batch_id, folder=folder, variables=variables)
+    assert code == 2
+    assert err.startswith(f"error: {mine.name} exists already. Use --force")
+    assert mine.read_text() == "mine\n"
+    code, out, _ = backfill("download", batch_id, "--force", "--json", folder=folder, variables=variables)
+    assert code == 0
+    assert json.loads(out) == {"batch_id": batch_id, "output": mine.name, "errors": None}
+    assert len(mine.read_text().splitlines()) == 6
+
+
+def test_failed_requests_make_exit_code_1(folder: Path, variables: dict[str, str], engine: NullEngine) -> None:
+    engine.behave(faults={marker_of(2): ["400"]})
+    code, out, err = backfill("submit", "in.jsonl", "--wait", "--json", folder=folder, variables=variables)
+    assert code == 1
+    events = [json.loads(line) for line in out.splitlines()]
+    assert (events[0]["event"], events[-1]["event"]) == ("submitted", "finished")
+    assert {event["event"] for event in events[1:-1]} <= {"progress"}
+    assert events[-1]["batch"]["request_counts"] == {"total": 6, "completed": 5, "failed": 1}
+    assert "5 answered, 1 failed" in err
+    batch_id = events[0]["batch_id"]
+    assert backfill("download", batch_id, "-o", "a.jsonl", folder=folder, variables=variables)[0] == 0
+    assert [json.loads(line)["custom_id"] for line in (folder / "a.errors.jsonl").open()] == ["request-2"]
+
+
+def test_a_file_that_is_no_batch_makes_exit_code_2(folder: Path, variables: dict[str, str]) -> None:
+    (folder / "in.jsonl").write_text('{"custom_id": 1}\n')
+    code, _, err = backfill("submit", "in.jsonl", "--wait", folder=folder, variables=variables)
+    assert code == 2
+    assert "error: line 1: custom_id must be a string." in err
+
+
+def test_a_watcher_goes_and_the_batch_stays(folder: Path, variables: dict[str, str], engine: NullEngine) -> None:
+    engine.behave(hold=True)
+    batch_id = submit(folder, variables)
+    with CommandLine("watch", batch_id, folder=folder, variables=variables) as watcher:
+        watcher.wait_for(lambda it: "0 of 6" in it.err)
+        code, _, err = backfill("download", batch_id, folder=folder, variables=variables)
+        assert code == 2
+        assert err == f"error: The batch has not ended (IN_PROGRESS); `backfill watch {batch_id}` waits for it.\n"
+        watcher.send(signal.SIGINT)
+        assert watcher.wait() == 130
+        assert f"the batch goes on; `backfill watch {batch_id}` shows it again" in watcher.err
+    engine.behave(hold=False)
+    assert backfill("watch", batch_id, folder=folder, variables=variables)[0] == 0
+
+
+def test_a_batch_is_cancelled(folder: Path, variables: dict[str, str], engine: NullEngine) -> None:
+    engine.behave(hold=True)
+    batch_id = submit(folder, variables)
+    code, out, _ = backfill("cancel", batch_id, "--json", folder=folder, variables=variables)
+    assert code == 0
+    assert json.loads(out)["id"] == batch_id
+    code, _, err = backfill("watch", batch_id, folder=folder, variables=variables)
+    assert code == 1
+    assert "CANCELLED: 0 answered, 6 failed" in err
+
+
+def test_the_server_s_own_words_are_shown(folder: Path, variables: dict[str, str]) -> None:
+    code, out, err = backfill("status", "none", "--json", folder=folder, variables=variables)
+    assert code == 2
+    assert err == "error: No such batch: none.\n"
+    assert json.loads(out)["code"] == "not_found"
+    code, _, err = backfill("list", folder=folder, variables=variables | {"BACKFILL_API_KEY": ""})
+    assert code == 2
+    assert err.startswith("error: No API key was sent.")
+    assert "BACKFILL_API_KEY" in err
+    wrong = variables | {"OTHER_KEY": "wrong"}
+    code, _, err = backfill("list", "--api-key-env", "OTHER_KEY", folder=folder, variables=wrong)
+    assert (code, err) == (2, "error: The API key is not known to this server.\n")
+
+
+def test_no_server_is_said_in_one_line(tmp_path: Path) -> None:
+    with NullEngine() as gone:
+        url = gone.url
+    code, _, err = backfill("list", "--url", url, folder=tmp_path)
+    assert code == 2
+    assert err.startswith(f"error: Nothing answers at {url}; is `backfill serve` running?")
+    assert len(err.splitlines()) == 1
+
+
+def test_another_server_is_told_from_ours(tmp_path: Path) -> None:
+    with NullEngine() as other:
+        code, _, err = backfill("list", "--url", other.url, folder=tmp_path)
+    assert (code, err) == (2, "error: no such place\n")
