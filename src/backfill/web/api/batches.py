@@ -1,30 +1,44 @@
 """Batches: create, look at, list, cancel. Who works on them and when is decided elsewhere."""
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from backfill.batch import Batch
+from backfill.batch import Batch, Dialect
 from backfill.errors import InvalidInput, NotFound
-from backfill.turns import BatchRequest, now_ms
+from backfill.turns import BatchRequest, check_endpoint, now_ms, parse_window
 from backfill.web.api.bodies import JsonResponse, read_body
+from backfill.web.api.dialects import dialect_of_file, dialect_of_list, named_dialect, render_batch
 from backfill.web.api.errors import explain_validation
 from backfill.web.api.keys import Owner
 from backfill.web.api.services import Services, ServicesOf
-from backfill.wire.together import render_batch
+from backfill.wire.openai import render_list
 
 __all__ = ["router"]
 
 CREATE_BYTES_MAX = 64 * 1024
-# Clients of this dialect do not page; they sort and cut what they get.
-LIST_MAX = 10_000
+# Together's clients do not page; they sort and cut what they get.
+WHOLE_LIST_MAX = 10_000
+PAGE_MAX = 100
 REPEAT_WINDOW_MS = 120_000
 _REPEAT_CANDIDATES = 100
 _PRIORITY_MAX = 2**31 - 1
+_METADATA_PAIRS_MAX = 16
 
 router = APIRouter()
+
+_Text = Annotated[str, Field(min_length=1, max_length=512)]
+
+
+class _ExpiresAfter(BaseModel):
+    """How long the results are kept, counted from when they are made."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    anchor: Literal["created_at"]
+    seconds: Annotated[int, Field(ge=3600, le=2_592_000)]
 
 
 class _CreateBatch(BaseModel):
@@ -35,8 +49,16 @@ class _CreateBatch(BaseModel):
     endpoint: str
     input_file_id: Annotated[str, Field(min_length=1, max_length=128)]
     completion_window: str | None = None
-    model_id: Annotated[str, Field(min_length=1, max_length=512)] | None = None
+    model_id: _Text | None = None
     priority: Annotated[int, Field(ge=-_PRIORITY_MAX, le=_PRIORITY_MAX)] | None = None
+    metadata: (
+        Annotated[
+            dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
+            Field(max_length=_METADATA_PAIRS_MAX),
+        ]
+        | None
+    ) = None
+    output_expires_after: _ExpiresAfter | None = None
 
 
 @router.post("/v1/batches")
@@ -45,27 +67,45 @@ async def create_batch(request: Request, services: ServicesOf, owner: Owner) -> 
     wanted = _parse(await read_body(request, CREATE_BYTES_MAX))
     batch = await _find_repeated(request, services, owner, wanted)
     if batch is None:
-        batch = await _create(services, owner, wanted)
-    return JsonResponse({"job": await _render(services, batch), "warning": None}, status_code=201)
+        batch = await _create(request, services, owner, wanted)
+    rendered = await _render(request, services, batch)
+    if (named_dialect(request) or batch.dialect) is Dialect.OPENAI:
+        return JsonResponse(rendered)
+    return JsonResponse({"job": rendered, "warning": None}, status_code=201)
 
 
 @router.get("/v1/batches")
-async def list_batches(services: ServicesOf, owner: Owner) -> Response:
-    """The owner's batches, newest first, as a bare array."""
-    batches = await services.metadata.list_batches(owner, limit=LIST_MAX)
-    return JsonResponse([await _render(services, batch) for batch in batches])
+async def list_batches(
+    request: Request,
+    services: ServicesOf,
+    owner: Owner,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 20,
+) -> Response:
+    """The owner's batches, newest first: a page for OpenAI's clients, a bare array of all for Together's."""
+    dialect = dialect_of_list(request)
+    if dialect is Dialect.TOGETHER:
+        batches = await services.metadata.list_batches(owner, limit=WHOLE_LIST_MAX)
+        return JsonResponse([await _render(request, services, batch, dialect) for batch in batches])
+    try:
+        # One more than asked for tells whether there are more.
+        found = await services.metadata.list_batches(owner, after=after, limit=limit + 1)
+    except NotFound as error:
+        raise NotFound(error.message, param="after") from None
+    page = [await _render(request, services, batch, dialect) for batch in found[:limit]]
+    return JsonResponse(render_list(page, has_more=len(found) > limit))
 
 
 @router.get("/v1/batches/{batch_id}")
-async def get_batch(batch_id: str, services: ServicesOf, owner: Owner) -> Response:
+async def get_batch(batch_id: str, request: Request, services: ServicesOf, owner: Owner) -> Response:
     """One batch, not wrapped."""
-    return JsonResponse(await _render(services, await services.metadata.get_batch(batch_id, owner)))
+    return JsonResponse(await _render(request, services, await services.metadata.get_batch(batch_id, owner)))
 
 
 @router.post("/v1/batches/{batch_id}/cancel")
-async def cancel_batch(batch_id: str, services: ServicesOf, owner: Owner) -> Response:
+async def cancel_batch(batch_id: str, request: Request, services: ServicesOf, owner: Owner) -> Response:
     """Stop a batch that has not ended."""
-    return JsonResponse(await _render(services, await services.turns.cancel(batch_id, owner)))
+    return JsonResponse(await _render(request, services, await services.turns.cancel(batch_id, owner)))
 
 
 def _parse(body: bytes) -> _CreateBatch:
@@ -78,16 +118,23 @@ def _parse(body: bytes) -> _CreateBatch:
         raise InvalidInput(message, param=param) from None
 
 
-async def _create(services: Services, owner: str, wanted: _CreateBatch) -> Batch:
+async def _create(request: Request, services: Services, owner: str, wanted: _CreateBatch) -> Batch:
+    check_endpoint(wanted.endpoint)
+    if wanted.completion_window is not None:
+        parse_window(wanted.completion_window)
     try:
+        file = await services.metadata.get_file(wanted.input_file_id, owner)
         return await services.turns.create(
             BatchRequest(
                 owner=owner,
                 endpoint=wanted.endpoint,
-                input_file_id=wanted.input_file_id,
+                input_file_id=file.id,
                 completion_window=wanted.completion_window,
                 model_id=wanted.model_id,
                 priority=wanted.priority or 0,
+                metadata=wanted.metadata,
+                dialect=dialect_of_file(request, file),
+                output_expires_after_s=wanted.output_expires_after.seconds if wanted.output_expires_after else None,
             )
         )
     except NotFound as error:
@@ -110,5 +157,6 @@ async def _find_repeated(request: Request, services: Services, owner: str, wante
     return None
 
 
-async def _render(services: Services, batch: Batch) -> dict[str, object]:
-    return render_batch(batch, batch.counts if batch.state.is_final else await services.count(batch))
+async def _render(request: Request, services: Services, batch: Batch, dialect: Dialect | None = None) -> dict[str, Any]:
+    counts = batch.counts if batch.state.is_final else await services.count(batch)
+    return render_batch(dialect or named_dialect(request) or batch.dialect, batch, counts)

@@ -6,6 +6,7 @@ from typing import Annotated, Literal, NamedTuple
 from urllib.parse import quote
 
 from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -14,9 +15,10 @@ from backfill.errors import Conflict, NotFound
 from backfill.store import content_key, index_key
 from backfill.web.api.bodies import JsonResponse
 from backfill.web.api.content import BlobResponse
+from backfill.web.api.dialects import render_file
 from backfill.web.api.keys import Owner
 from backfill.web.api.services import ServicesOf
-from backfill.wire.together import render_file
+from backfill.wire.openai import render_list
 
 __all__ = ["router"]
 
@@ -33,45 +35,39 @@ class _Span(NamedTuple):
     length: int
 
 
+class _Page(BaseModel):
+    """Which files to list."""
+
+    purpose: str | None = None
+    after: str | None = None
+    limit: Annotated[int, Field(ge=1, le=LIST_MAX)] = LIST_MAX
+    order: Literal["asc", "desc"] = "desc"
+
+
 @router.get("/v1/files")
-async def list_files(
-    services: ServicesOf,
-    owner: Owner,
-    purpose: str | None = None,
-    after: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=LIST_MAX)] = LIST_MAX,
-    order: Literal["asc", "desc"] = "desc",
-) -> Response:
+async def list_files(request: Request, services: ServicesOf, owner: Owner, page: Annotated[_Page, Query()]) -> Response:
     """The owner's files. Clients that page go on until `has_more` is false."""
     try:
         # One more than asked for tells whether there are more.
         found = await services.metadata.list_files(
-            owner, purpose=purpose, after=after, limit=limit + 1, newest_first=order == "desc"
+            owner, purpose=page.purpose, after=page.after, limit=page.limit + 1, newest_first=page.order == "desc"
         )
     except NotFound as error:
         raise NotFound(error.message, param="after") from None
-    files = found[:limit]
-    return JsonResponse(
-        {
-            "object": "list",
-            "data": [render_file(file) for file in files],
-            "first_id": files[0].id if files else None,
-            "last_id": files[-1].id if files else None,
-            "has_more": len(found) > limit,
-        }
-    )
+    files = found[: page.limit]
+    return JsonResponse(render_list([render_file(request, file) for file in files], has_more=len(found) > page.limit))
 
 
 @router.get("/v1/files/{file_id}")
-async def get_file(file_id: str, services: ServicesOf, owner: Owner) -> Response:
+async def get_file(file_id: str, request: Request, services: ServicesOf, owner: Owner) -> Response:
     """One file."""
-    return JsonResponse(render_file(await services.metadata.get_file(file_id, owner)))
+    return JsonResponse(render_file(request, await services.metadata.get_file(file_id, owner)))
 
 
 @router.post("/v1/files/{file_id}/preprocess")
-async def preprocess_file(file_id: str, services: ServicesOf, owner: Owner) -> Response:
+async def preprocess_file(file_id: str, request: Request, services: ServicesOf, owner: Owner) -> Response:
     """What clients call after their PUT. A file is complete with the PUT, so that nothing is left to do."""
-    return JsonResponse(render_file(await services.metadata.get_file(file_id, owner)))
+    return JsonResponse(render_file(request, await services.metadata.get_file(file_id, owner)))
 
 
 @router.delete("/v1/files/{file_id}")

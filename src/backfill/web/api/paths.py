@@ -5,14 +5,17 @@ A client of one major version given the base URL of another asks for `/files` or
 """
 
 import re
+from typing import NamedTuple
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["PathAliases", "canonical_path"]
+from backfill.batch import Dialect
+
+__all__ = ["PathAliases", "Route", "find_route"]
 
 _ALIAS = re.compile(
     r"""
-    (?:/together)?                                  # the dialect by name, for a server that speaks several
+    (?:/(?P<dialect>together|openai))?                # the dialect by name
     (?:/v1){0,2} (?:/v3(?=/whoami$))?               # no root, one, or two; the command line's own /v3
     (?P<resource>/(?:files|uploads|batches|models|whoami)(?:/.*)?)
     """,
@@ -20,11 +23,19 @@ _ALIAS = re.compile(
 )
 
 
-def canonical_path(path: str) -> str:
+class Route(NamedTuple):
+    """Where a request goes, and the dialect that its path names, if it names one."""
+
+    path: str
+    dialect: Dialect | None
+
+
+def find_route(path: str) -> Route:
     """The path under which a resource is routed; any other path as it is."""
-    trimmed = path.rstrip("/") or "/"
-    match = _ALIAS.fullmatch(trimmed)
-    return f"/v1{match['resource']}" if match else path
+    match = _ALIAS.fullmatch(path.rstrip("/") or "/")
+    if match is None:
+        return Route(path, None)
+    return Route(f"/v1{match['resource']}", Dialect(match["dialect"]) if match["dialect"] else None)
 
 
 class PathAliases:
@@ -36,7 +47,8 @@ class PathAliases:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on under its canonical path."""
         if scope["type"] == "http":
-            path = canonical_path(scope["path"])
+            path, dialect = find_route(scope["path"])
+            scope = {**scope, "backfill.dialect": dialect}
             if path != scope["path"]:
-                scope = {**scope, "path": path, "raw_path": path.encode()}
+                scope |= {"path": path, "raw_path": path.encode()}
         await self._app(scope, receive, send)

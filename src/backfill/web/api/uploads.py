@@ -13,11 +13,11 @@ from backfill.errors import InvalidInput, TooLarge
 from backfill.intake import Intake, Upload, new_file_id
 from backfill.turns import now_ms
 from backfill.web.api.bodies import JsonResponse, content_length, read_body
+from backfill.web.api.dialects import allowed_purposes, render_file
 from backfill.web.api.keys import Owner
 from backfill.web.api.multipart import FIELDS_MAX, FileBytes, FilePart, FormField, FormReader
 from backfill.web.api.services import Services, ServicesOf
 from backfill.web.api.signing import check_signature, make_upload_url
-from backfill.wire.together import PURPOSES, render_file
 
 __all__ = ["router"]
 
@@ -25,6 +25,7 @@ FORM_BYTES_MAX = 64 * 1024
 # Boundaries, part headers and the other fields of a form that is announced as a whole.
 FORM_OVERHEAD_BYTES_MAX = 1024 * 1024
 FILENAME_LENGTH_MAX = 255
+EXPIRY_RANGE_S = (3600, 2_592_000)
 _DEFAULT_FILENAME = "input.jsonl"
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
@@ -87,9 +88,9 @@ async def receive_bytes(
 async def _create(request: Request, services: Services, owner: str, *, file_required: bool) -> Response:
     form = await _read_form(request, services)
     try:
-        draft = _make_draft(form, owner)
+        draft = _make_draft(form, owner, allowed_purposes(request))
         if form.upload is not None:
-            return JsonResponse(render_file(await form.upload.seal(draft)))
+            return JsonResponse(render_file(request, await form.upload.seal(draft)))
         if file_required:
             raise InvalidInput("The form has no file part; send the file as the part named 'file'.", param="file")
         if not form.fields.get("file_name"):
@@ -136,7 +137,7 @@ async def _receive_multipart(request: Request, intake: Intake, reader: FormReade
                         fields[name] = value
                         if name == "purpose":
                             # Before 100 MB are received for nothing, if it comes first.
-                            _check_purpose(fields)
+                            _check_purpose(fields, allowed_purposes(request))
         reader.finish()
     except BaseException:
         if upload is not None:
@@ -145,7 +146,7 @@ async def _receive_multipart(request: Request, intake: Intake, reader: FormReade
     return _Form(fields, upload, filename)
 
 
-def _make_draft(form: _Form, owner: str) -> File:
+def _make_draft(form: _Form, owner: str, purposes: tuple[str, ...]) -> File:
     """The row of a file whose bytes are not sealed yet; raises InvalidInput for a field that will not do."""
     fields = form.fields
     file_type = fields.get("file_type") or "jsonl"
@@ -158,19 +159,34 @@ def _make_draft(form: _Form, owner: str) -> File:
         id=form.upload.file_id if form.upload else new_file_id(),
         owner=owner,
         filename=_clean_filename(fields.get("file_name") or form.part_filename),
-        purpose=_check_purpose(fields),
+        purpose=_check_purpose(fields, purposes),
         status=FileStatus.RESERVED,
-        created_at_ms=now_ms(),
+        created_at_ms=(created_at_ms := now_ms()),
+        expires_at_ms=_find_expiry(fields, created_at_ms),
         sha256=checksum.lower(),
     )
 
 
-def _check_purpose(fields: Mapping[str, str]) -> str:
+def _check_purpose(fields: Mapping[str, str], purposes: tuple[str, ...]) -> str:
     purpose = fields.get("purpose")
-    if purpose not in PURPOSES:
+    if purpose not in purposes:
         fault = f"got {purpose!r}" if purpose else "it is missing"
-        raise InvalidInput(f"purpose must be one of {', '.join(PURPOSES)}; {fault}.", param="purpose")
+        raise InvalidInput(f"purpose must be one of {', '.join(purposes)}; {fault}.", param="purpose")
     return purpose
+
+
+def _find_expiry(fields: Mapping[str, str], created_at_ms: int) -> int | None:
+    """When the file goes, in OpenAI's form fields `expires_after[anchor]` and `expires_after[seconds]`."""
+    anchor, seconds = fields.get("expires_after[anchor]"), fields.get("expires_after[seconds]")
+    if anchor is None and seconds is None:
+        return None
+    if anchor != "created_at":
+        raise InvalidInput(f"expires_after[anchor] must be created_at; got {anchor!r}.", param="expires_after[anchor]")
+    least_s, most_s = EXPIRY_RANGE_S
+    if not (seconds and seconds.isascii() and seconds.isdigit() and least_s <= int(seconds) <= most_s):
+        message = f"expires_after[seconds] must be a whole number from {least_s} to {most_s}; got {seconds!r}."
+        raise InvalidInput(message, param="expires_after[seconds]")
+    return created_at_ms + int(seconds) * 1000
 
 
 def _check_announced(request: Request, limit_bytes: int) -> None:

@@ -1,0 +1,68 @@
+"""Which dialect a request is answered in: one rule, in one place.
+
+1. Under `/together/v1` and `/openai/v1` it is the one that the path names.
+2. Under plain `/v1`, what a batch or its input file is about decides: a file of purpose `batch-api` makes a batch of
+   Together's dialect, one of purpose `batch` a batch of OpenAI's, and a batch keeps the dialect it was made in.
+3. A list of batches has no file to look at: there the client decides, by its User-Agent, or else by paging
+   (`limit` or `after` in the query), which only OpenAI's clients do. Files look the same in both, on plain `/v1`.
+"""
+
+from typing import Any
+
+from fastapi import Request
+
+from backfill.batch import Batch, Counts, Dialect, File
+from backfill.wire import openai, together
+
+__all__ = ["allowed_purposes", "dialect_of_file", "dialect_of_list", "named_dialect", "render_batch", "render_file"]
+
+_PURPOSES = {Dialect.TOGETHER: together.PURPOSES, Dialect.OPENAI: openai.PURPOSES}
+_AGENTS = {
+    "Together": Dialect.TOGETHER,
+    "AsyncTogether": Dialect.TOGETHER,
+    "OpenAI": Dialect.OPENAI,
+    "AsyncOpenAI": Dialect.OPENAI,
+}
+
+
+def named_dialect(request: Request) -> Dialect | None:
+    """The dialect that the path names; None under plain `/v1`."""
+    dialect: Dialect | None = request.scope.get("backfill.dialect")
+    return dialect
+
+
+def allowed_purposes(request: Request) -> tuple[str, ...]:
+    """The purposes that an upload may have here."""
+    dialect = named_dialect(request)
+    return _PURPOSES[dialect] if dialect else together.PURPOSES + openai.PURPOSES
+
+
+def dialect_of_file(request: Request, file: File) -> Dialect:
+    """The dialect of a batch that is made of `file`."""
+    by_purpose = Dialect.OPENAI if file.purpose in openai.PURPOSES else Dialect.TOGETHER
+    return named_dialect(request) or by_purpose
+
+
+def dialect_of_list(request: Request) -> Dialect:
+    """The shape in which this client expects a list of batches."""
+    agent = request.headers.get("user-agent", "").partition("/")[0]
+    pages = Dialect.OPENAI if {"limit", "after"} & set(request.query_params) else Dialect.TOGETHER
+    return named_dialect(request) or _AGENTS.get(agent, pages)
+
+
+def render_file(request: Request, file: File) -> dict[str, Any]:
+    """A file; under plain `/v1` with the members of both dialects, which no client minds."""
+    match named_dialect(request):
+        case Dialect.TOGETHER:
+            return together.render_file(file)
+        case Dialect.OPENAI:
+            return openai.render_file(file)
+        case None:
+            return openai.render_file(file) | together.render_file(file)
+
+
+def render_batch(dialect: Dialect, batch: Batch, counts: Counts) -> dict[str, Any]:
+    """A batch in the given dialect."""
+    if dialect is Dialect.OPENAI:
+        return openai.render_batch(batch, counts)
+    return together.render_batch(batch, counts)
