@@ -69,3 +69,20 @@ async def test_a_prompt_over_the_context_is_one_refused_line(tmp_path: Path) -> 
         (error,) = [json.loads(line) for line in read_results(rooms, batch.error_file_id)]
         assert error["custom_id"] == "long"
         assert "context" in error["error"]["message"]
+
+
+@pytest.mark.timeout(300)
+async def test_the_responses_endpoint_is_answered_and_counted(tmp_path: Path) -> None:
+    line = {"custom_id": "r", "body": {"model": "m", "input": "Say hello.", "max_output_tokens": 8}}
+    picture = {"type": "input_image", "image_url": "http://127.0.0.1:1/x.png"}
+    seeing = {"model": "m", "input": [{"role": "user", "content": [picture]}]}
+    data = json.dumps(line) + "\n" + json.dumps({"custom_id": "image", "body": seeing})
+    async with open_house(tmp_path, "", engines={"local": {"slots": 2}}) as rooms:
+        created = await create_batch(rooms, data.encode(), endpoint="/v1/responses")
+        batch = await wait_for_batch(rooms, created.id, timeout_s=120)
+        assert (batch.counts.answered, batch.counts.failed) == (1, 1)
+        assert batch.counts.usage.completion_tokens > 0
+        (answer,) = [json.loads(each) for each in read_results(rooms, batch.output_file_id)]
+        assert answer["response"]["body"]["object"] == "response"
+        (error,) = [json.loads(each) for each in read_results(rooms, batch.error_file_id)]
+        assert "input_image" in error["error"]["message"]

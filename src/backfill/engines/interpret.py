@@ -37,6 +37,10 @@ class _Usage(msgspec.Struct):
     prompt_tokens: _Tokens = None
     completion_tokens: _Tokens = None
     prompt_tokens_details: _Details | None = None
+    # /v1/responses has other words for the same.
+    input_tokens: _Tokens = None
+    output_tokens: _Tokens = None
+    input_tokens_details: _Details | None = None
 
 
 class _Answer(msgspec.Struct):
@@ -97,9 +101,10 @@ def count_usage(body: bytes) -> Usage:
         raise ValueError(str(error)) from None
     if usage is None:
         return _NO_USAGE
-    details = usage.prompt_tokens_details
+    details = usage.prompt_tokens_details or usage.input_tokens_details
     cached = details.cached_tokens if details is not None else None
-    return Usage(usage.prompt_tokens or 0, usage.completion_tokens or 0, cached or 0)
+    prompt_tokens = usage.prompt_tokens or usage.input_tokens or 0
+    return Usage(prompt_tokens, usage.completion_tokens or usage.output_tokens or 0, cached or 0)
 
 
 def refuse(message: str, status: int = 400) -> Refused:

@@ -25,7 +25,7 @@ from backfill.errors import EngineUnavailable, ModelUnavailable
 
 __all__ = ["LlamaCppReplica"]
 
-_GENERATING: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
+_GENERATING: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/responses"})
 _EMBEDDING: Final = frozenset({"/v1/embeddings"})
 _LOADING_TIMEOUT_S = 600.0
 _HEALTH_TIMEOUT_S = 10.0

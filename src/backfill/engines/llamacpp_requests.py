@@ -19,6 +19,7 @@ __all__ = ["Plan", "merge_answers", "name_model", "plan_calls"]
 
 _CHOICES_MAX = 128
 _CALLS_MAX = 2048
+_TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal"})
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _choices = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 _texts = msgspec.json.Decoder(list[msgspec.Raw])
@@ -30,6 +31,7 @@ class _Request(msgspec.Struct):
     seed: object = None
     prompt: object = None
     messages: object = None
+    input: object = None
 
 
 _request = msgspec.json.Decoder(_Request)
@@ -52,7 +54,7 @@ def plan_calls(body: bytes) -> Plan | Refused:
         request = _request.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return refuse("The request body is not a JSON object in UTF-8.")
-    kind = _find_media(request.messages)
+    kind = _find_media(request.messages) or _find_media(request.input)
     if kind is not None:
         return refuse(f"The built-in engine reads text only; it cannot take content of type {kind}.")
     model = request.model if isinstance(request.model, str) else None
@@ -111,7 +113,7 @@ def _find_media(messages: object) -> str | None:
         content = message.get("content") if isinstance(message, dict) else None
         for part in content if isinstance(content, list) else ():
             kind = part.get("type") if isinstance(part, dict) else None
-            if kind != "text":
+            if kind not in _TEXT_PARTS:
                 return repr(kind)[:80]
     return None
 

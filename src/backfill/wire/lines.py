@@ -19,8 +19,7 @@ _BYTES_PER_TOKEN = 4
 _DEFAULT_ANSWER_TOKENS = 256
 _EMPTY = frozenset({b"", b"null", b"[]", b'""'})
 _LONGEST_EMPTY = max(map(len, _EMPTY))
-_CHAT, _COMPLETIONS, _EMBEDDINGS = ENDPOINTS
-_NEEDED_MEMBER = {_CHAT: "messages", _COMPLETIONS: "prompt", _EMBEDDINGS: "input"}
+_NEEDED_MEMBER = dict(zip(ENDPOINTS, ("messages", "prompt", "input", "input"), strict=True))
 
 
 class ParsedLine(NamedTuple):
@@ -50,6 +49,7 @@ class _Body(msgspec.Struct):
     input: msgspec.Raw = msgspec.Raw()
     max_tokens: Any = None
     max_completion_tokens: Any = None
+    max_output_tokens: Any = None
     stream: Any = None
 
 
@@ -81,7 +81,7 @@ def parse_line(line: bytes, custom_id_length: int) -> ParsedLine | BatchProblem:
         message = "body.stream must be false or absent: a batch answers each request with one whole body."
         return BatchProblem("invalid_request", message, param="body.stream")
     raw = bytes(envelope.body)
-    answer_tokens = body.max_completion_tokens or body.max_tokens
+    answer_tokens = body.max_completion_tokens or body.max_tokens or body.max_output_tokens
     if type(answer_tokens) is not int or answer_tokens < 0:
         answer_tokens = _DEFAULT_ANSWER_TOKENS
     messages = bytes(body.messages)

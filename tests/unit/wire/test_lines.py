@@ -7,7 +7,7 @@ import pytest
 from backfill.batch import ENDPOINTS, BatchProblem
 from backfill.wire import ParsedLine, find_shape_problem, parse_line
 
-CHAT, COMPLETIONS, EMBEDDINGS = ENDPOINTS
+CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = ENDPOINTS
 GOOD = {"custom_id": "a", "body": {"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 7}}
 
 
@@ -74,9 +74,9 @@ def test_a_custom_id_counts_characters_not_bytes() -> None:
         ({"messages": "hello"}, set()),
         ({"prompt": "p"}, {COMPLETIONS}),
         ({"prompt": ""}, set()),
-        ({"input": ["a", "b"]}, {EMBEDDINGS}),
+        ({"input": ["a", "b"]}, {EMBEDDINGS, RESPONSES}),
         ({"input": None}, set()),
-        ({"prompt": "p", "input": "i"}, {COMPLETIONS, EMBEDDINGS}),
+        ({"prompt": "p", "input": "i"}, {COMPLETIONS, EMBEDDINGS, RESPONSES}),
     ],
 )
 def test_the_members_decide_which_endpoints_a_line_fits(body: dict[str, object], fits: set[str]) -> None:
