@@ -21,6 +21,7 @@ from backfill.errors import StoreCorrupt
 __all__ = ["EndpointSurvey", "IndexBuilder", "LineIndex", "Survey"]
 
 _MAGIC = b"BFINDEX1"
+_MOST_U32 = 2**32 - 1
 # typecode of each column, in the order in which they are stored
 _COLUMNS = {"body_offsets": "Q", "body_lengths": "I", "models": "I", "token_estimates": "I", "custom_id_ends": "I"}
 
@@ -125,20 +126,25 @@ class IndexBuilder:
 
     def __init__(self) -> None:
         self._columns: dict[str, array[int]] = {name: array(typecode) for name, typecode in _COLUMNS.items()}
+        # By name: this is called for every line, and a look-up in the dictionary costs as much as the append.
+        self._body_offsets = self._columns["body_offsets"]
+        self._body_lengths = self._columns["body_lengths"]
+        self._line_models = self._columns["models"]
+        self._token_estimates = self._columns["token_estimates"]
+        self._custom_id_ends = self._columns["custom_id_ends"]
         self._models: dict[str | None, int] = {}
         self._custom_ids = bytearray()
 
     def add(
-        self, *, body_offset: int, body_length: int, model: str | None, token_estimate: int, custom_id_json: bytes
+        self, body_offset: int, body_length: int, model: str | None, token_estimate: int, custom_id_json: bytes
     ) -> None:
         """Append the next line; `body_offset` counts from the start of the file."""
-        columns = self._columns
-        columns["body_offsets"].append(body_offset)
-        columns["body_lengths"].append(body_length)
-        columns["models"].append(self._models.setdefault(model, len(self._models)))
-        columns["token_estimates"].append(min(token_estimate, 2**32 - 1))
+        self._body_offsets.append(body_offset)
+        self._body_lengths.append(body_length)
+        self._line_models.append(self._models.setdefault(model, len(self._models)))
+        self._token_estimates.append(min(token_estimate, _MOST_U32))
         self._custom_ids += custom_id_json
-        columns["custom_id_ends"].append(len(self._custom_ids))
+        self._custom_id_ends.append(len(self._custom_ids))
 
     @property
     def model_names(self) -> tuple[str | None, ...]:

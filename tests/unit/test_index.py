@@ -18,13 +18,7 @@ ROWS = st.lists(
 def build(rows: list[tuple[int, int, str | None, int]]) -> LineIndex:
     builder = IndexBuilder()
     for number, (offset, length, model, estimate) in enumerate(rows):
-        builder.add(
-            body_offset=offset,
-            body_length=length,
-            model=model,
-            token_estimate=estimate,
-            custom_id_json=b'"%d"' % number,
-        )
+        builder.add(offset, length, model, estimate, b'"%d"' % number)
     return builder.build()
 
 

@@ -1,6 +1,6 @@
 """One pass over the bytes of a file, in whatever pieces they come: cut lines, check each, index it, keep no body."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 
@@ -12,7 +12,10 @@ __all__ = ["LineScanner"]
 
 PROBLEMS_KEPT = 20
 MODELS_KEPT = 100
-TARGETS_KEPT = 100
+KINDS_KEPT = 100
+_OTHER_TARGET = ("POST", "(one of very many)")
+_Target = tuple[str | None, str | None]
+_FindProblem = Callable[[tuple[frozenset[str], _Target], str], BatchProblem | None]
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -30,12 +33,14 @@ class _Problems:
             self.first.append(msgspec.structs.replace(problem, line=line_number))
 
 
-def _tell(problems_by_endpoint: dict[str, _Problems]) -> dict[str, EndpointSurvey]:
-    return {
-        endpoint: EndpointSurvey(tuple(problems.first), problems.count)
-        for endpoint, problems in problems_by_endpoint.items()
-        if problems.count
-    }
+class _Kind:
+    """Lines alike in what decides where they may go: how many there are, and the numbers of the first few."""
+
+    __slots__ = ("count", "first")
+
+    def __init__(self) -> None:
+        self.first: list[int] = []
+        self.count = 0
 
 
 class LineScanner:
@@ -57,8 +62,8 @@ class LineScanner:
         self._custom_id_length = custom_id_length
         self._index = IndexBuilder()
         self._problems = _Problems(problems_kept)
-        self._by_endpoint = {endpoint: _Problems(problems_kept) for endpoint in endpoints}
-        self._by_target = {endpoint: _Problems(problems_kept) for endpoint in endpoints}
+        self._problems_kept = problems_kept
+        self._endpoints = endpoints
         self._first_use: dict[str, int] = {}
         self._pending: list[bytes] = []
         self._offset = 0
@@ -67,8 +72,7 @@ class LineScanner:
         self._token_estimate = 0
         self._without_model = 0
         self._first_without_model: int | None = None
-        self._shapes: dict[frozenset[str], list[tuple[str, BatchProblem]]] = {}
-        self._targets: dict[tuple[str | None, str | None], list[tuple[str, BatchProblem]]] = {}
+        self._kinds: dict[tuple[frozenset[str], _Target], _Kind] = {}
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the file."""
@@ -97,8 +101,8 @@ class LineScanner:
             first_without_model=self._first_without_model,
             problems=tuple(self._problems.first),
             problem_count=self._problems.count,
-            endpoints=_tell(self._by_endpoint),
-            targets=_tell(self._by_target),
+            endpoints=self._judge_endpoints(lambda kind, endpoint: find_shape_problem(kind[0], endpoint)),
+            targets=self._judge_endpoints(lambda kind, endpoint: find_target_problem(kind[1], endpoint)),
         )
         return self._index.build(), survey
 
@@ -137,34 +141,37 @@ class LineScanner:
         if parsed.model is None:
             self._without_model += 1
             self._first_without_model = self._first_without_model or self._line_number
-        for endpoint, problem in self._judge_shape(parsed.members):
-            self._by_endpoint[endpoint].add(problem, self._line_number)
-        for endpoint, problem in self._judge_target(parsed.target):
-            self._by_target[endpoint].add(problem, self._line_number)
+        kind = self._kinds.get((parsed.members, parsed.target)) or self._add_kind(parsed)
+        kind.count += 1
+        if len(kind.first) < self._problems_kept:
+            kind.first.append(self._line_number)
         self._token_estimate += parsed.token_estimate
         self._index.add(
-            body_offset=start + parsed.body_start,
-            body_length=parsed.body_length,
-            model=parsed.model,
-            token_estimate=parsed.token_estimate,
-            custom_id_json=msgspec.json.encode(parsed.custom_id),
+            start + parsed.body_start,
+            parsed.body_length,
+            parsed.model,
+            parsed.token_estimate,
+            msgspec.json.encode(parsed.custom_id),
         )
 
-    def _judge_shape(self, members: frozenset[str]) -> list[tuple[str, BatchProblem]]:
-        """Which endpoints a line with these members cannot go to; a file has few shapes, so each is judged once."""
-        judged = self._shapes.get(members)
-        if judged is None:
-            found = ((endpoint, find_shape_problem(members, endpoint)) for endpoint in self._by_endpoint)
-            judged = self._shapes[members] = [(endpoint, problem) for endpoint, problem in found if problem]
-        return judged
+    def _add_kind(self, parsed: ParsedLine) -> _Kind:
+        target = parsed.target
+        if len(self._kinds) >= KINDS_KEPT:
+            # A file may have as many urls as lines: past a bound they are told apart no more.
+            target = _OTHER_TARGET
+        return self._kinds.setdefault((parsed.members, target), _Kind())
 
-    def _judge_target(self, target: tuple[str | None, str | None]) -> list[tuple[str, BatchProblem]]:
-        """Likewise for the line's own method and url."""
-        judged = self._targets.get(target)
-        if judged is None:
-            found = ((endpoint, find_target_problem(target, endpoint)) for endpoint in self._by_target)
-            judged = [(endpoint, problem) for endpoint, problem in found if problem]
-            # A file may have as many urls as lines; those kept are bounded.
-            if len(self._targets) < TARGETS_KEPT:
-                self._targets[target] = judged
-        return judged
+    def _judge_endpoints(self, find_problem: _FindProblem) -> dict[str, EndpointSurvey]:
+        """What keeps lines from each endpoint: each kind of line is judged once, however many lines it has."""
+        surveys = {}
+        for endpoint in self._endpoints:
+            count, first = 0, []
+            for key, kind in self._kinds.items():
+                problem = find_problem(key, endpoint)
+                if problem is not None:
+                    count += kind.count
+                    first += [msgspec.structs.replace(problem, line=number) for number in kind.first]
+            if count:
+                first.sort(key=lambda problem: problem.line or 0)
+                surveys[endpoint] = EndpointSurvey(tuple(first[: self._problems_kept]), count)
+        return surveys

@@ -35,6 +35,10 @@ class ParsedLine(NamedTuple):
     """The line's own `method` and `url`, which one dialect demands and the other lets pass."""
 
 
+_ABSENT = msgspec.Raw()
+_NO_TARGET = (None, None)
+
+
 class _Line(msgspec.Struct):
     custom_id: str
     body: msgspec.Raw
@@ -44,9 +48,9 @@ class _Line(msgspec.Struct):
 
 class _Body(msgspec.Struct):
     model: str | None = None
-    messages: msgspec.Raw = msgspec.Raw()
-    prompt: msgspec.Raw = msgspec.Raw()
-    input: msgspec.Raw = msgspec.Raw()
+    messages: msgspec.Raw = _ABSENT
+    prompt: msgspec.Raw = _ABSENT
+    input: msgspec.Raw = _ABSENT
     max_tokens: Any = None
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
@@ -68,7 +72,8 @@ _MEMBERS = {
 def parse_line(line: bytes, custom_id_length: int) -> ParsedLine | BatchProblem:
     """Parse one line without its line end; the problem's line number is left for the caller to fill in."""
     try:
-        line.decode()
+        if not line.isascii():
+            line.decode()  # msgspec does not look into the strings it skips
         envelope = _decode_line(line)
         body = _decode_body(envelope.body)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -87,11 +92,12 @@ def parse_line(line: bytes, custom_id_length: int) -> ParsedLine | BatchProblem:
     messages = bytes(body.messages)
     filled = (
         messages[:1] == b"[" and _is_filled(messages),
-        _is_filled(bytes(body.prompt)),
-        _is_filled(bytes(body.input)),
+        body.prompt is not _ABSENT and _is_filled(bytes(body.prompt)),
+        body.input is not _ABSENT and _is_filled(bytes(body.input)),
     )
+    method, url = envelope.method, envelope.url
+    target = _NO_TARGET if method is url is None else (_as_text(method), _as_text(url))
     estimate = len(raw) // _BYTES_PER_TOKEN + answer_tokens
-    target = (_as_text(envelope.method), _as_text(envelope.url))
     return ParsedLine(custom_id, _locate(line, raw), len(raw), body.model or None, estimate, _MEMBERS[filled], target)
 
 
@@ -120,7 +126,8 @@ def _as_text(value: object) -> str | None:
 
 def _locate(line: bytes, body: bytes) -> int:
     """Where the body's bytes lie: nearly always at the end, and a search for 2 KB costs more than the parsing."""
-    start = len(line.rstrip()) - 1 - len(body)
+    end = len(line) if line.endswith(b"}") else len(line.rstrip())
+    start = end - 1 - len(body)
     return start if line.startswith(body, start) else line.find(body)
 
 
