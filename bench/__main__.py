@@ -6,6 +6,8 @@ that is run again: then the exit code is 1 and `violations` says what happened.
 
 import argparse
 import json
+import os
+import signal
 import sys
 import tempfile
 import time
@@ -153,9 +155,13 @@ def main() -> int:
     if not Path("/proc/self/clear_refs").exists():
         _tell("the measurements read CPU and memory from /proc: they need Linux")
         return 2
+    # Ended politely, it ends the processes that it started.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # Beside the checkout and not in a temporary folder, which may lie in memory: then syncing would cost nothing.
     _RESULTS.mkdir(exist_ok=True)
     findings = Findings(facts={"lines": options.lines, "concurrency": options.concurrency, "repeats": options.repeats})
+    # Whoever reads the figures should see whether the machine had other work.
+    findings.facts |= {"processors": os.cpu_count(), "load_at_start": round(os.getloadavg()[0], 2)}
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="run-", dir=_RESULTS) as folder:
         input_path = write_input_file(Path(folder) / "input.jsonl", options.lines)

@@ -85,6 +85,14 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.EXPIRING, Event.CLOSE): State.EXPIRED,
 }
 
+_PARTICIPLES = {
+    Event.ADMIT: "admitted",
+    Event.REJECT: "rejected",
+    Event.DRAIN: "drained",
+    Event.CANCEL: "cancelled",
+    Event.EXPIRE: "expired",
+    Event.CLOSE: "closed",
+}
 _FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.EXPIRED})
 _CLOSING = frozenset({State.FINALIZING, State.CANCELLING, State.EXPIRING})
 
@@ -94,7 +102,7 @@ def advance(state: State, event: Event) -> State:
     try:
         return TRANSITIONS[state, event]
     except KeyError:
-        message = f"A batch that is {state} cannot {event}."
+        message = f"A batch that is {state} cannot be {_PARTICIPLES[event]}."
         raise Conflict(message, code="invalid_batch_state") from None
 
 
@@ -204,3 +212,11 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """Final once the state is; before that only `total` is set and the journal knows the rest."""
     epoch: int = 0
     """How many times a turn on this batch was taken."""
+    idempotency_key: str | None = None
+    """What the client called its request; the owner makes one batch with it, however often it is sent."""
+    request_digest: str = ""
+    """What the request asked for, by which it is known again when it is sent a second time."""
+    webhook_due_at_ms: int | None = None
+    """When the outside is to be told, for the first time or again, that the batch has ended; None: nothing to do."""
+    webhook_tries: int = 0
+    """How often that was tried so far."""

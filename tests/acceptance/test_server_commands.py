@@ -5,6 +5,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from bench.engine_process import NullEngine
@@ -47,7 +48,7 @@ def variables(server: BackfillServer) -> dict[str, str]:
 
 def submit(folder: Path, variables: dict[str, str], *options: str) -> str:
     code, out, err = backfill("submit", "in.jsonl", *options, folder=folder, variables=variables)
-    assert (code, err) == (0, "")
+    assert code == 0, err
     return out.strip()
 
 
@@ -98,7 +99,9 @@ def test_failed_requests_make_exit_code_1(folder: Path, variables: dict[str, str
     assert "5 answered, 1 failed" in err
     batch_id = events[0]["batch_id"]
     assert backfill("download", batch_id, "-o", "a.jsonl", folder=folder, variables=variables)[0] == 0
-    assert [json.loads(line)["custom_id"] for line in (folder / "a.errors.jsonl").open()] == ["request-2"]
+    assert [json.loads(line)["custom_id"] for line in (folder / "a.errors.jsonl").read_text().splitlines()] == [
+        "request-2"
+    ]
 
 
 def test_a_file_that_is_no_batch_makes_exit_code_2(folder: Path, variables: dict[str, str]) -> None:
@@ -132,6 +135,22 @@ def test_a_batch_is_cancelled(folder: Path, variables: dict[str, str], engine: N
     code, _, err = backfill("watch", batch_id, folder=folder, variables=variables)
     assert code == 1
     assert "CANCELLED: 0 answered, 6 failed" in err
+
+
+def test_batches_of_openai_clients_are_shown_too(
+    folder: Path, server: BackfillServer, variables: dict[str, str]
+) -> None:
+    with httpx.Client(base_url=server.url, headers={"Authorization": f"Bearer {KEY}"}, trust_env=False) as http:
+        lines = (
+            (folder / "in.jsonl")
+            .read_bytes()
+            .replace(b'"body"', b'"method": "POST", "url": "/v1/chat/completions", "body"')
+        )
+        file = http.post("/v1/files", data={"purpose": "batch"}, files={"file": ("in.jsonl", lines)}).json()
+        wanted = {"input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+        batch_id = http.post("/v1/batches", json=wanted).json()["id"]
+    assert backfill("watch", batch_id, folder=folder, variables=variables)[0] == 0
+    assert "COMPLETED" in backfill("status", batch_id, folder=folder, variables=variables)[1]
 
 
 def test_the_server_s_own_words_are_shown(folder: Path, variables: dict[str, str]) -> None:

@@ -2,38 +2,34 @@
 
 import asyncio
 import os
-import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
 
-from backfill.batch import Counts
 from backfill.cli.console import emit, say, write_out
 from backfill.cli.failures import ALL_ANSWERED, INTERRUPTED, SOME_FAILED, UNUSABLE, end_on_error
+from backfill.cli.following import FINAL, count_lines, follow_progress, follow_results
 from backfill.cli.options import AsJson, Endpoint, InputFile, read_key
 from backfill.cli.progress import ProgressDisplay
-from backfill.cli.remote import UNREACHABLE, RemoteServer
+from backfill.cli.remote import RemoteServer
 from backfill.cli.results import check_target, name_errors_file, replacing
-from backfill.errors import BackfillError, Conflict
+from backfill.errors import Conflict
 from backfill.turns import check_endpoint
 
 __all__ = ["cancel", "download", "list_batches", "status", "submit", "watch"]
 
 _DEFAULT_URL = "http://127.0.0.1:8484"
 _KEY_VARIABLE = "BACKFILL_API_KEY"
-_POLL_S = 1.0
-# A server may be restarted under a watcher, and a batch lives through that.
-_UNREACHABLE_MAX_S = 300.0
-_FINAL = frozenset({"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"})
 
 _Answer = TypeVar("_Answer")
 _Batch = dict[str, Any]
-_BatchId = Annotated[str, typer.Argument(help="As `backfill submit` printed it.")]
-_Url = Annotated[str | None, typer.Option("--url", help=f"The server; BACKFILL_URL, or {_DEFAULT_URL}.")]
+_BatchId = Annotated[str, typer.Argument(metavar="BATCH_ID", help="As `backfill submit` printed it.")]
+_Url = Annotated[str | None, typer.Option("--url", metavar="URL", help=f"The server; BACKFILL_URL, or {_DEFAULT_URL}.")]
 _KeyVariable = Annotated[
-    str | None, typer.Option("--api-key-env", help=f"Environment variable with the API key; {_KEY_VARIABLE}.")
+    str | None,
+    typer.Option("--api-key-env", metavar="VAR", help=f"Environment variable with the API key; {_KEY_VARIABLE}."),
 ]
 
 
@@ -41,8 +37,8 @@ def submit(  # noqa: PLR0913 - an option each
     input_path: InputFile,
     *,
     endpoint: Endpoint = "/v1/chat/completions",
-    model_id: Annotated[str | None, typer.Option(help="Model of requests that name none.")] = None,
-    window: Annotated[str | None, typer.Option(help='How long it may take, such as "24h".')] = None,
+    model_id: Annotated[str | None, typer.Option(metavar="NAME", help="Model of requests that name none.")] = None,
+    window: Annotated[str | None, typer.Option(metavar="TIME", help='How long it may take, such as "24h".')] = None,
     url: _Url = None,
     api_key_env: _KeyVariable = None,
     wait: Annotated[bool, typer.Option("--wait", help="Go on as `backfill watch` does.")] = False,
@@ -74,7 +70,7 @@ def status(batch_id: _BatchId, *, url: _Url = None, api_key_env: _KeyVariable = 
     if as_json:
         emit(batch)
         return
-    counts = _count(batch)
+    counts = count_lines(batch)
     facts = {
         "status": batch["status"],
         "done": f"{counts.done:,} of {counts.total:,}, {counts.failed:,} failed ({batch['progress']:g} %)",
@@ -92,15 +88,31 @@ def status(batch_id: _BatchId, *, url: _Url = None, api_key_env: _KeyVariable = 
             write_out(f"{name:10} {value}")
 
 
-def watch(batch_id: _BatchId, *, url: _Url = None, api_key_env: _KeyVariable = None, as_json: AsJson = False) -> None:
+def watch(
+    batch_id: _BatchId,
+    *,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Print each result as soon as it is there, instead of progress.")
+    ] = False,
+    url: _Url = None,
+    api_key_env: _KeyVariable = None,
+    as_json: AsJson = False,
+) -> None:
     """Show progress until the batch ends. Exits with 0 if every request was answered, 1 if not."""
     try:
-        with ProgressDisplay(as_json=as_json, with_tokens=False) as display:
-            batch = _run(lambda server: _follow(server, batch_id, display), url, api_key_env, as_json=as_json)
+        if follow:
+            batch = _run(
+                lambda server: follow_results(server, batch_id, as_json=as_json), url, api_key_env, as_json=as_json
+            )
+        else:
+            with ProgressDisplay(as_json=as_json, with_tokens=False) as display:
+                batch = _run(
+                    lambda server: follow_progress(server, batch_id, display), url, api_key_env, as_json=as_json
+                )
     except KeyboardInterrupt:
         say(f"the batch goes on; `backfill watch {batch_id}` shows it again")
         raise typer.Exit(INTERRUPTED) from None
-    counts = _count(batch)
+    counts = count_lines(batch)
     say(f"{batch['status']}: {counts.answered:,} answered, {counts.failed:,} failed")
     if batch["error"]:
         say(batch["error"], label="error", style="red")
@@ -121,7 +133,7 @@ def list_batches(*, url: _Url = None, api_key_env: _KeyVariable = None, as_json:
         emit(batches)
         return
     for batch in batches:
-        counts = _count(batch)
+        counts = count_lines(batch)
         done = f"{counts.done:,}/{counts.total:,}"
         failed = f"{counts.failed:,} failed" if counts.failed else ""
         created = batch["created_at"][:19].replace("T", " ")
@@ -144,10 +156,12 @@ def download(  # noqa: PLR0913 - an option each
     *,
     output_path: Annotated[
         Path | None,
-        typer.Option("--output", "-o", dir_okay=False, help="Where the answers go; BATCH_ID.jsonl otherwise."),
+        typer.Option(
+            "--output", "-o", metavar="FILE", dir_okay=False, help="Where the answers go; BATCH_ID.jsonl otherwise."
+        ),
     ] = None,
     errors_path: Annotated[
-        Path | None, typer.Option("--errors", dir_okay=False, help="Where failed requests go.")
+        Path | None, typer.Option("--errors", metavar="FILE", dir_okay=False, help="Where failed requests go.")
     ] = None,
     url: _Url = None,
     api_key_env: _KeyVariable = None,
@@ -160,7 +174,7 @@ def download(  # noqa: PLR0913 - an option each
 
     async def work(server: RemoteServer) -> dict[str, Path]:
         batch = await server.get_batch(batch_id)
-        if batch["status"] not in _FINAL:
+        if batch["status"] not in FINAL:
             message = f"The batch has not ended ({batch['status']}); `backfill watch {batch_id}` waits for it."
             raise Conflict(message, code="batch_not_ended")
         wanted = {"output": (batch["output_file_id"], output_path), "errors": (batch["error_file_id"], errors_path)}
@@ -194,26 +208,3 @@ def _run(
 
     with end_on_error(as_json=as_json):
         return asyncio.run(connect())
-
-
-async def _follow(server: RemoteServer, batch_id: str, display: ProgressDisplay) -> _Batch:
-    """Show the batch until it has ended, over restarts of the server too; gives its last state."""
-    batch = await server.get_batch(batch_id)
-    silent_since: float | None = None
-    while batch["status"] not in _FINAL:
-        display.show(_count(batch), None if silent_since is None else "the server does not answer, trying again")
-        await asyncio.sleep(_POLL_S)
-        try:
-            batch = await server.get_batch(batch_id)
-            silent_since = None
-        except BackfillError as error:
-            silent_since = silent_since or time.monotonic()
-            if error.code != UNREACHABLE or time.monotonic() - silent_since > _UNREACHABLE_MAX_S:
-                raise
-    display.show(_count(batch), final=True)
-    return batch
-
-
-def _count(batch: _Batch) -> Counts:
-    counts = batch["request_counts"]
-    return Counts(total=counts["total"], answered=counts["completed"], failed=counts["failed"])

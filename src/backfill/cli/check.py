@@ -36,7 +36,7 @@ def check(
         Path, typer.Argument(metavar="INPUT.jsonl", help='Requests, one JSON object a line; "-" reads standard input.')
     ],
     endpoint: Endpoint = "/v1/chat/completions",
-    model_id: Annotated[str | None, typer.Option(help="Model of requests that name none.")] = None,
+    model_id: Annotated[str | None, typer.Option(metavar="NAME", help="Model of requests that name none.")] = None,
     config_file: ConfigFile = None,
     *,
     as_json: AsJson = False,

@@ -46,7 +46,7 @@ def list_command(config_file: ConfigFile = None, *, as_json: AsJson = False) -> 
 
 @models.command("pull")
 def pull_command(
-    name: Annotated[str, typer.Argument(help="A name of the catalogue, or hf:OWNER/REPO[:FILE].")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name of the catalogue, or hf:OWNER/REPO[:FILE].")],
     config_file: ConfigFile = None,
     *,
     as_json: AsJson = False,

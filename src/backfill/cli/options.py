@@ -11,8 +11,10 @@ from backfill.errors import InvalidInput
 __all__ = ["AsJson", "ConfigFile", "Endpoint", "InputFile", "read_key"]
 
 InputFile = Annotated[Path, typer.Argument(metavar="INPUT.jsonl", help="Requests, one JSON object a line.")]
-Endpoint = Annotated[str, typer.Option(help="Where each request goes.")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="Settings; ./backfill.toml if it is there.")]
+Endpoint = Annotated[str, typer.Option(metavar="PATH", help="Where each request goes.")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="Settings; ./backfill.toml if it is there.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
 
 

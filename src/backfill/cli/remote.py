@@ -18,6 +18,9 @@ UNREACHABLE = "server_unreachable"
 
 # Bytes may take as long as they take; silence may not.
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
+# By name, so that batches which were made through another dialect come in this shape too.
+_ROOT = "/together/v1"
+_RESULT_SILENCE_S = 600
 _PIECE_BYTES = 1 << 18
 _Object = dict[str, Any]
 
@@ -56,30 +59,42 @@ class RemoteServer:
         with source:
             form = aiohttp.FormData({"purpose": "batch-api"})
             form.add_field("file", source, filename=path.name, content_type="application/jsonl")
-            return cast("_Object", await self._ask("POST", "/v1/files", data=form))
+            return cast("_Object", await self._ask("POST", "/files", data=form))
 
     async def create_batch(self, **members: str | None) -> _Object:
         """Make a batch; gives the batch object. Members that are None are left out."""
         given = {name: value for name, value in members.items() if value is not None}
-        return cast("_Object", (await self._ask("POST", "/v1/batches", json=given))["job"])
+        return cast("_Object", (await self._ask("POST", "/batches", json=given))["job"])
 
     async def get_batch(self, batch_id: str) -> _Object:
         """The batch object."""
-        return cast("_Object", await self._ask("GET", f"/v1/batches/{_quote(batch_id)}"))
+        return cast("_Object", await self._ask("GET", f"/batches/{_quote(batch_id)}"))
 
     async def list_batches(self) -> list[_Object]:
         """All batches of this key, newest first."""
-        return cast("list[_Object]", await self._ask("GET", "/v1/batches"))
+        return cast("list[_Object]", await self._ask("GET", "/batches"))
 
     async def cancel_batch(self, batch_id: str) -> _Object:
         """Stop a batch; gives the batch object."""
-        return cast("_Object", await self._ask("POST", f"/v1/batches/{_quote(batch_id)}/cancel"))
+        return cast("_Object", await self._ask("POST", f"/batches/{_quote(batch_id)}/cancel"))
 
     async def download(self, file_id: str, target: BinaryIO) -> None:
         """Write a file's bytes to `target` as they come."""
-        async with self._open("GET", f"/v1/files/{_quote(file_id)}/content") as response:
+        async with self._open("GET", f"/files/{_quote(file_id)}/content") as response:
             async for piece in response.content.iter_chunked(_PIECE_BYTES):
                 target.write(piece)
+
+    async def stream_results(self, batch_id: str, *, after: int) -> AsyncIterator[bytes]:
+        """The result lines behind the first `after`, as they finish; a line that was cut off is left out."""
+        path = f"/batches/{_quote(batch_id)}/results"
+        # A batch may wait for hours without a line; a dead peer shows at the next question about the batch.
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=_RESULT_SILENCE_S)
+        rest = b""
+        async with self._open("GET", path, params={"after": after}, timeout=timeout) as response:
+            async for piece in response.content.iter_any():
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    yield line
 
     async def _ask(self, method: str, path: str, **request: Any) -> Any:
         async with self._open(method, path, **request) as response:
@@ -93,7 +108,7 @@ class RemoteServer:
     @asynccontextmanager
     async def _open(self, method: str, path: str, **request: Any) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            async with self._session.request(method, self.url + path, **request) as response:
+            async with self._session.request(method, self.url + _ROOT + path, **request) as response:
                 if response.status >= 400:
                     raise self._interpret(response.status, await response.read())
                 yield response

@@ -1,11 +1,11 @@
 """`backfill run`: a file of requests in, a file of answers out, no server."""
 
-import asyncio
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import uvloop
 
 from backfill.batch import BatchProblem
 from backfill.cli.check import inspect_file, name_problem
@@ -29,20 +29,25 @@ _EMBEDDINGS = "/v1/embeddings"
 def run(  # noqa: PLR0913 - an option each
     input_path: InputFile,
     output_path: Annotated[
-        Path, typer.Option("--output", "-o", dir_okay=False, help="Where the answers go, in input order.")
+        Path,
+        typer.Option("--output", "-o", metavar="FILE", dir_okay=False, help="Where the answers go, in input order."),
     ],
     *,
     endpoint: Endpoint = "/v1/chat/completions",
     model: Annotated[
         str | None,
-        typer.Option(help="GGUF file or catalogue name for the built-in engine; with --engine the model's name there."),
+        typer.Option(
+            metavar="NAME", help="GGUF file or catalogue name for the built-in engine; with --engine the name there."
+        ),
     ] = None,
     engine: Annotated[str | None, typer.Option(metavar="URL", help="An engine that is already running.")] = None,
-    api_key_env: Annotated[str | None, typer.Option(help="Environment variable with the engine's API key.")] = None,
-    concurrency: Annotated[int | None, typer.Option(min=1, help="Requests in flight at most.")] = None,
+    api_key_env: Annotated[
+        str | None, typer.Option(metavar="VAR", help="Environment variable with the engine's API key.")
+    ] = None,
+    concurrency: Annotated[int | None, typer.Option(metavar="N", min=1, help="Requests in flight at most.")] = None,
     config_file: ConfigFile = None,
     errors_path: Annotated[
-        Path | None, typer.Option("--errors", dir_okay=False, help="Where failed requests go.")
+        Path | None, typer.Option("--errors", metavar="FILE", dir_okay=False, help="Where failed requests go.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace results; throw an unfinished run away.")] = False,
     as_json: AsJson = False,
@@ -56,7 +61,7 @@ def run(  # noqa: PLR0913 - an option each
         job = Job(input_path, output_path, errors_path or name_errors_file(output_path), endpoint, model)
         _prepare(job, config, force=force)
         with ProgressDisplay(as_json=as_json) as display:
-            ending = asyncio.run(run_job(job, config, display))
+            ending = uvloop.run(run_job(job, config, display))
         raise typer.Exit(_report(ending, job, config, as_json=as_json))
 
 

@@ -1,11 +1,11 @@
 """`backfill serve`: the HTTP server, with the dispatcher and the engines behind it."""
 
-import asyncio
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
+import uvloop
 
 from backfill.app import serve as serve_forever
 from backfill.cli.console import emit, write_out
@@ -19,9 +19,11 @@ __all__ = ["serve"]
 
 def serve(
     config_file: ConfigFile = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on; 0 takes a free one.")] = None,
-    data_dir: Annotated[Path | None, typer.Option(help="Where files, batches and journals are kept.")] = None,
+    host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = None,
+    port: Annotated[int | None, typer.Option(metavar="N", help="Port to listen on; 0 takes a free one.")] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where files, batches and journals are kept.")
+    ] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Events and logs as JSON lines.")] = False,
 ) -> None:
@@ -30,7 +32,7 @@ def serve(
     given = {"server.host": host, "server.port": port, "data_dir": data_dir}
     with end_on_error(as_json=as_json):
         config = load_config(config_file, overrides={key: value for key, value in given.items() if value is not None})
-        asyncio.run(serve_forever(config, lambda url: _announce(url, as_json=as_json)))
+        uvloop.run(serve_forever(config, lambda url: _announce(url, as_json=as_json)))
 
 
 def _announce(url: str, *, as_json: bool) -> None:

@@ -94,7 +94,7 @@ class Dispatcher:
             await self._bell.wait(_TICK_S)
 
     async def _open_new(self) -> None:
-        for turn in await self._turns.take(_OPEN_TURNS - len(self._open)):
+        for turn in await self._turns.take(_OPEN_TURNS - len(self._open), besides=self._open.keys()):
             over = asyncio.Event()
             task = asyncio.create_task(self._carry_out(turn, over), name=f"turn {turn.batch.id}")
             self._open[turn.batch.id] = _Work(turn, over, task)

@@ -119,7 +119,7 @@ class OpenTurn:
 
     def read_body(self, line: int) -> bytes:
         """The request's bytes, as they lie in the file."""
-        return self._source.read(self._index.body_offsets[line], self._index.body_lengths[line])
+        return self._source.read_on(self._index.body_offsets[line], self._index.body_lengths[line])
 
     def record(self, line: int, outcome: Outcome, status: int, usage: Usage, duration_s: float, body: bytes) -> None:
         """Write down what became of a line. A failure of the disk ends the turn, not the caller."""

@@ -33,6 +33,7 @@ class ExternalReplica:
         self._headers = _authorize(config, url)
         # The credentials now stand in the header; in the URL they would show up in messages.
         self._url = url.with_user(None)
+        self._address = str(self._url)
         self._urls = {endpoint: self._url.joinpath(*endpoint.split("/")[1:]) for endpoint in ENDPOINTS}
         self._is_up = False
         self._starting = asyncio.Lock()
@@ -40,7 +41,7 @@ class ExternalReplica:
     @property
     def address(self) -> str | None:
         """Base URL without /v1; None until `start` found the server, and again once a request could not reach it."""
-        return str(self._url) if self._is_up else None
+        return self._address if self._is_up else None
 
     async def start(self) -> None:
         """Ask for the list of models: any answer will do, unless it says that URL or key are wrong.

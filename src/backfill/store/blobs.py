@@ -20,6 +20,9 @@ from backfill.store.faults import is_armed, reach
 __all__ = ["AppendFile", "BlobReader", "BlobWriter", "FolderLock", "LocalBlobs"]
 
 _TEMPORARY_SUFFIX = ".partial"
+_WRITE_BACK_BYTES = 1 << 23
+# What a caller that goes forward is given to go on with.
+_AHEAD_BYTES = 1 << 17
 
 
 class BlobWriter:
@@ -31,14 +34,26 @@ class BlobWriter:
         self._temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
         self._file = self._temporary.open("wb", buffering=1 << 18)
         self.size_bytes = 0
+        self._begun_bytes = 0
 
     def write(self, data: bytes) -> None:
         """Append bytes; raises StoreUnavailable if the disk takes no more."""
         try:
             self._file.write(data)
+            self.size_bytes += len(data)
+            if self.size_bytes - self._begun_bytes >= _WRITE_BACK_BYTES:
+                self._begin_write_back()
         except OSError as error:
             raise _unavailable("write", self._path, error) from error
-        self.size_bytes += len(data)
+
+    def _begin_write_back(self) -> None:
+        """Have the disk begin on what is written, without waiting, so that little is left to do for `seal`."""
+        self._file.flush()
+        if hasattr(os, "posix_fadvise"):
+            length = self.size_bytes - self._begun_bytes
+            # On Linux this starts the writing of dirty pages, and drops only those that are clean already.
+            os.posix_fadvise(self._file.fileno(), self._begun_bytes, length, os.POSIX_FADV_DONTNEED)
+        self._begun_bytes = self.size_bytes
 
     def seal(self) -> None:
         """Make the blob durable and visible under its key, in one step."""
@@ -74,6 +89,9 @@ class BlobReader:
     """Random reads of one blob or segment."""
 
     def __init__(self, path: Path) -> None:
+        self._path = path
+        self._ahead = b""
+        self._ahead_offset = 0
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -91,6 +109,21 @@ class BlobReader:
                 break
             data += more
         return data
+
+    def read_on(self, offset: int, length: int) -> bytes:
+        """The same of a sealed blob, for a caller that mostly goes forward: most calls are answered from memory."""
+        start = offset - self._ahead_offset
+        if start < 0 or start + length > len(self._ahead):
+            self._ahead_offset, start = offset, 0
+            self._ahead = self.read(offset, max(length, _AHEAD_BYTES))
+        return self._ahead[start : start + length]
+
+    def sync(self) -> None:
+        """Have the disk hold what can be read now, whoever wrote it; raises StoreUnavailable if it does not."""
+        try:
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise _unavailable("sync", self._path, error) from error
 
     @property
     def size_bytes(self) -> int:

@@ -6,6 +6,7 @@ Extra members are allowed: clients of the other dialect put `method` and `url` t
 `ParsedLine` says where its bytes lie in the line.
 """
 
+import re
 from typing import Any, NamedTuple
 
 import msgspec
@@ -35,6 +36,8 @@ class ParsedLine(NamedTuple):
     """The line's own `method` and `url`, which one dialect demands and the other lets pass."""
 
 
+# Up to the body, and no other object on the way: then "body" is a member of the line itself.
+_BEFORE_BODY = re.compile(rb'\s*\{[^{]*?"body"\s*:\s*(?=\{)')
 _ABSENT = msgspec.Raw()
 _NO_TARGET = (None, None)
 
@@ -74,9 +77,8 @@ def parse_line(line: bytes, custom_id_length: int) -> ParsedLine | BatchProblem:
     try:
         if not line.isascii():
             line.decode()  # msgspec does not look into the strings it skips
-        envelope = _decode_line(line)
-        body = _decode_body(envelope.body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        envelope, body, raw, start = _split(line)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return _explain(line)
     custom_id = envelope.custom_id
     if not 0 < len(custom_id) <= custom_id_length:
@@ -85,7 +87,6 @@ def parse_line(line: bytes, custom_id_length: int) -> ParsedLine | BatchProblem:
     if body.stream:
         message = "body.stream must be false or absent: a batch answers each request with one whole body."
         return BatchProblem("invalid_request", message, param="body.stream")
-    raw = bytes(envelope.body)
     answer_tokens = body.max_completion_tokens or body.max_tokens or body.max_output_tokens
     if type(answer_tokens) is not int or answer_tokens < 0:
         answer_tokens = _DEFAULT_ANSWER_TOKENS
@@ -98,7 +99,7 @@ def parse_line(line: bytes, custom_id_length: int) -> ParsedLine | BatchProblem:
     method, url = envelope.method, envelope.url
     target = _NO_TARGET if method is url is None else (_as_text(method), _as_text(url))
     estimate = len(raw) // _BYTES_PER_TOKEN + answer_tokens
-    return ParsedLine(custom_id, _locate(line, raw), len(raw), body.model or None, estimate, _MEMBERS[filled], target)
+    return ParsedLine(custom_id, start, len(raw), body.model or None, estimate, _MEMBERS[filled], target)
 
 
 def find_target_problem(target: tuple[str | None, str | None], endpoint: str) -> BatchProblem | None:
@@ -124,11 +125,24 @@ def _as_text(value: object) -> str | None:
     return value if value is None or isinstance(value, str) else repr(value)
 
 
-def _locate(line: bytes, body: bytes) -> int:
-    """Where the body's bytes lie: nearly always at the end, and a search for 2 KB costs more than the parsing."""
-    end = len(line) if line.endswith(b"}") else len(line.rstrip())
-    start = end - 1 - len(body)
-    return start if line.startswith(body, start) else line.find(body)
+def _split(line: bytes) -> tuple[_Line, _Body, bytes, int]:
+    """What stands around the body, what is in it, its bytes, and where they lie; raises msgspec.DecodeError.
+
+    Nearly always the body is the last member, and need not be read twice to find its end: what stands before it is
+    read with a null in its place, and the rest, less the last brace, has to be a JSON value by itself. Where either
+    is not so, the line is read whole.
+    """
+    before = _BEFORE_BODY.match(line)
+    if before is not None and line.endswith(b"}}"):
+        start = before.end()
+        raw = line[start:-1]
+        try:
+            return _decode_line(line[:start] + b"null}"), _decode_body(raw), raw, start
+        except msgspec.DecodeError:
+            pass  # the body is not the last member, or the line is bad
+    envelope = _decode_line(line)
+    raw = bytes(envelope.body)
+    return envelope, _decode_body(raw), raw, line.find(raw)
 
 
 def _is_filled(value: bytes) -> bool:
@@ -145,6 +159,8 @@ def _explain(line: bytes) -> BatchProblem:
         value = msgspec.json.decode(text)
     except msgspec.DecodeError as error:
         return BatchProblem("invalid_json_line", f"The line is not valid JSON: {error}.")
+    except RecursionError:
+        return BatchProblem("invalid_json_line", "The line's JSON is nested too deeply.")
     if not isinstance(value, dict):
         return BatchProblem("invalid_json_line", "The line must be a JSON object with custom_id and body.")
     if "custom_id" not in value:

@@ -56,6 +56,9 @@ def test_reads_at_any_place(blobs: LocalBlobs) -> None:
         assert reader.read(10, 5) == bytes(range(10, 15))
         assert reader.read(98, 10) == bytes([98, 99])
         assert reader.size_bytes == 100
+        # Forward, back, past the end: the same bytes, whatever was read ahead.
+        for offset, length in ((0, 10), (10, 5), (90, 20), (3, 4), (99, 1), (50, 0)):
+            assert reader.read_on(offset, length) == bytes(range(100))[offset : offset + length]
     assert b"".join(blobs.read_chunks("k", 20, 50, chunk_bytes=7)) == bytes(range(20, 70))
 
 

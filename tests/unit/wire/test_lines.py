@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backfill.batch import ENDPOINTS, BatchProblem
 from backfill.wire import ParsedLine, find_shape_problem, parse_line
@@ -31,6 +33,11 @@ def test_a_good_line_says_where_its_body_lies() -> None:
         b'{"custom_id":"a","body":{"model":"m"}}  \r',
         b'  {"custom_id" : "a" , "method":"POST", "body" : {"model":"m"} , "url":"/v1/x"}',
         b'{"body":{"model":"m"},"custom_id":"a","extra":{"body":{"model":"m"}}}',
+        b'{"custom_id":"a","body":{"model":"m"},"extra":{"body":{}}}',
+        b'{"custom_id":"a","body":{"model":"no"},"body":{"model":"m"}}',
+        b'{"custom_id":"a","body":null,"body":{"model":"m"}}',
+        b'{"custom_id":"a","note":"\\"body\\":{","body":{"model":"m"}}',
+        b'{"custom_id":"a","extra":{"body":{}},"body":{"model":"m"}}',
     ],
 )
 def test_the_body_is_found_wherever_it_stands(line: bytes) -> None:
@@ -45,6 +52,7 @@ def test_the_body_is_found_wherever_it_stands(line: bytes) -> None:
         (b"{", "invalid_json_line", "not valid JSON"),
         (b"[]", "invalid_json_line", "must be a JSON object"),
         (b'{"custom_id":"a","body":{"x":"\xff"}}', "invalid_json_line", "UTF-8"),
+        (b'{"custom_id":"a","body":{"x":' + b"[" * 100_000, "invalid_json_line", "nested too deeply"),
         (b'{"body":{}}', "missing_custom_id", "no custom_id"),
         (b'{"custom_id":5,"body":{}}', "invalid_custom_id", "must be a string"),
         (b'{"custom_id":"","body":{}}', "invalid_custom_id", "1 to 64"),
@@ -83,3 +91,29 @@ def test_the_members_decide_which_endpoints_a_line_fits(body: dict[str, object],
     parsed = parse({"custom_id": "a", "body": body})
     assert isinstance(parsed, ParsedLine)
     assert {endpoint for endpoint in ENDPOINTS if find_shape_problem(parsed.members, endpoint) is None} == fits
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.text(alphabet='abody"\\{}[]:, \n', max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["body", "custom_id", "x"]), inner),
+    max_leaves=6,
+)
+
+
+@given(
+    members=st.lists(st.tuples(st.sampled_from(["x", "body", "method", "y"]), JSON), max_size=4),
+    where=st.integers(0, 4),
+)
+def test_a_line_is_read_as_any_json_reader_reads_it(members: list[tuple[str, object]], where: int) -> None:
+    body = {"model": "m", "note": "body"}
+    members = [*members[:where], ("custom_id", "a"), ("body", body), *members[where:]]
+    line = ("{" + ",".join(f"{json.dumps(name)}:{json.dumps(value)}" for name, value in members) + "}").encode()
+    whole = json.loads(line)
+    parsed = parse(line)
+    if not isinstance(whole["body"], dict) or not isinstance(whole["body"].get("model", ""), str | None):
+        assert isinstance(parsed, BatchProblem)
+        return
+    if isinstance(parsed, BatchProblem):
+        assert whole["body"].get("stream")
+        return
+    assert json.loads(line[parsed.body_start : parsed.body_start + parsed.body_length]) == whole["body"]

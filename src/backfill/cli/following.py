@@ -1,0 +1,90 @@
+"""Staying with a batch until it has ended, over restarts of its server too."""
+
+import asyncio
+import time
+from typing import Any
+
+from backfill.batch import Counts
+from backfill.cli.console import write_out
+from backfill.cli.progress import ProgressDisplay
+from backfill.cli.remote import UNREACHABLE, RemoteServer
+from backfill.errors import BackfillError
+
+__all__ = ["FINAL", "count_lines", "follow_progress", "follow_results"]
+
+FINAL = frozenset({"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"})
+_POLL_S = 1.0
+# A server may be restarted under a watcher, and a batch lives through that.
+_UNREACHABLE_MAX_S = 300.0
+_Batch = dict[str, Any]
+
+
+class _Patience:
+    """How long a silent server is waited for."""
+
+    def __init__(self) -> None:
+        self._silent_since: float | None = None
+
+    @property
+    def is_tried(self) -> bool:
+        """Whether the server was silent the last time."""
+        return self._silent_since is not None
+
+    def note_answer(self) -> None:
+        """The server is there."""
+        self._silent_since = None
+
+    def note_failure(self, error: BackfillError) -> None:
+        """Raise `error` unless it only says that no answer came, and that has not been so for too long."""
+        now = time.monotonic()
+        if self._silent_since is None:
+            self._silent_since = now
+        if error.code != UNREACHABLE or now - self._silent_since > _UNREACHABLE_MAX_S:
+            raise error
+
+
+async def follow_progress(server: RemoteServer, batch_id: str, display: ProgressDisplay) -> _Batch:
+    """Show the batch until it has ended; gives its last state."""
+    batch = await server.get_batch(batch_id)
+    patience = _Patience()
+    while batch["status"] not in FINAL:
+        display.show(count_lines(batch), "the server does not answer, trying again" if patience.is_tried else None)
+        await asyncio.sleep(_POLL_S)
+        try:
+            batch = await server.get_batch(batch_id)
+            patience.note_answer()
+        except BackfillError as error:
+            patience.note_failure(error)
+    display.show(count_lines(batch), final=True)
+    return batch
+
+
+async def follow_results(server: RemoteServer, batch_id: str, *, as_json: bool) -> _Batch:
+    """Print each result line once, as soon as it is there, until the batch has ended; gives its last state.
+
+    `as_json`: as events, since others stand on standard output as well.
+    """
+    # Outside of the loop: a server that was never there is not waited for.
+    await server.get_batch(batch_id)
+    patience = _Patience()
+    printed = 0
+    while True:
+        try:
+            batch = await server.get_batch(batch_id)
+            patience.note_answer()
+            async for line in server.stream_results(batch_id, after=printed):
+                text = line.decode()
+                write_out(f'{{"event":"result","result":{text}}}' if as_json else text)
+                printed += 1
+            # If it had ended before the lines were asked for, then those that came are all.
+            if batch["status"] in FINAL:
+                return batch
+        except BackfillError as error:
+            patience.note_failure(error)
+            await asyncio.sleep(_POLL_S)
+
+
+def count_lines(batch: _Batch) -> Counts:
+    """How many lines of the batch object are done."""
+    counts = batch["request_counts"]
+    return Counts(total=counts["total"], answered=counts["completed"], failed=counts["failed"])

@@ -1,0 +1,91 @@
+"""A new file of those lines of an ended batch that have no answer: bytes are copied, nothing is rebuilt."""
+
+import asyncio
+from array import array
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from backfill.batch import Batch, File, FileStatus, Outcome
+from backfill.index import LineIndex
+from backfill.intake.upload import Intake, new_file_id
+from backfill.journal import Fold
+from backfill.store import LocalBlobs, content_key, index_key
+
+__all__ = ["copy_failed_lines"]
+
+_PIECE_BYTES = 1 << 18
+
+
+async def copy_failed_lines(intake: Intake, batch: Batch, source: File, now_ms: int) -> File:
+    """Seal the lines of `source`, which is the batch's input, that were refused, lost, or left undone.
+
+    Raises:
+        NotFound: the bytes of the input are gone.
+        StoreUnavailable: the disk takes no more.
+
+    """
+    upload = intake.begin(new_file_id())
+    try:
+        offsets = await asyncio.to_thread(_find_failed, intake.blobs, batch)
+        pieces = _cut_out(intake.blobs.read_chunks(content_key(source.id), 0, source.size_bytes), offsets)
+        while piece := await asyncio.to_thread(next, pieces, b""):
+            await upload.feed(piece)
+        draft = msgspec.structs.replace(
+            source,
+            id=upload.file_id,
+            filename=f"{batch.id}_retry.jsonl",
+            status=FileStatus.RESERVED,
+            created_at_ms=now_ms,
+            expires_at_ms=None,
+            sha256="",
+        )
+        return await upload.seal(draft)
+    finally:
+        upload.abort()
+
+
+def _find_failed(blobs: LocalBlobs, batch: Batch) -> "array[int]":
+    """Where the bodies of those lines lie in the input, in order."""
+    index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))
+    fold = Fold(blobs, batch.id, len(index))
+    try:
+        fold.refresh()
+        lines = zip(fold.outcomes, index.body_offsets, strict=True)
+        return array("Q", (offset for outcome, offset in lines if outcome != Outcome.ANSWERED))
+    finally:
+        fold.close()
+
+
+def _cut_out(chunks: Iterable[bytes], offsets: Iterable[int]) -> Iterator[bytes]:
+    """The whole lines that have something at these offsets, a few hundred kilobytes at a time."""
+    wanted = iter(offsets)
+    target = next(wanted, None)
+    found: list[bytes] = []
+    size = end = 0
+    for line in _cut_lines(chunks):
+        if target is None:
+            break
+        end += len(line)
+        if target < end:
+            found.append(line if line.endswith(b"\n") else line + b"\n")
+            size += len(line)
+            target = next(wanted, None)
+            if size >= _PIECE_BYTES:
+                yield b"".join(found)
+                found, size = [], 0
+    if found:
+        yield b"".join(found)
+
+
+def _cut_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Lines with their ends, out of pieces that are cut anywhere."""
+    pending: list[bytes] = []
+    for chunk in chunks:
+        *lines, rest = chunk.split(b"\n")
+        for line in lines:
+            yield b"".join((*pending, line, b"\n"))
+            pending = []
+        pending.append(rest)
+    if any(pending):
+        yield b"".join(pending)

@@ -1,0 +1,57 @@
+"""docs/cli.md and docs/configuration.md say what the code does."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+
+from backfill.cli.main import app
+from backfill.config import Config, load_config
+
+DOCS = Path(__file__).resolve().parents[3] / "docs"
+SETTINGS = DOCS / "configuration.md"
+ROW = re.compile(r"(?m)^\| `(\w+\.\w+)` \| [^|]+ \| `([^`]+)` \|.*\| `(BACKFILL_\w+)` \|$")
+
+
+def list_commands(group: Any, name: str) -> Iterator[tuple[str, Any]]:
+    for part, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from list_commands(command, f"{name} {part}")
+        else:
+            yield f"{name} {part}", command
+
+
+COMMANDS = dict(list_commands(typer.main.get_command(app), "backfill"))
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_and_option_is_documented(name: str) -> None:
+    page = (DOCS / "cli.md").read_text()
+    assert re.search(rf"(?m)^##+ `{name}\b", page)
+    options = {option for parameter in COMMANDS[name].params for option in parameter.opts if option.startswith("-")}
+    assert [option for option in sorted(options - {"--help"}) if not re.search(rf"`{option}\b", page)] == []
+
+
+def test_defaults_and_variables_are_as_documented() -> None:
+    rows = ROW.findall(SETTINGS.read_text())
+    config = Config()
+    for dotted, default, variable in rows:
+        section, name = dotted.split(".")
+        found = getattr(getattr(config, section), name)
+        assert default == ("[]" if found == () else str(found)), dotted
+        assert variable == f"BACKFILL_{section}__{name}".upper()
+    documented = {dotted for dotted, _, _ in rows} | {"server.public_url"}
+    sections = ("server", "limits", "dispatch")
+    assert documented == {f"{each}.{name}" for each in sections for name in type(getattr(config, each)).model_fields}
+
+
+def test_examples_of_settings_are_accepted(tmp_path: Path) -> None:
+    blocks = re.findall(r"(?ms)^```toml\n(.*?)^```", SETTINGS.read_text())
+    assert len(blocks) == 5
+    for block in blocks:
+        path = tmp_path / "backfill.toml"
+        path.write_text(block)
+        load_config(path, environment={})
