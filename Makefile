@@ -8,7 +8,7 @@ TYPED_DIRECTORIES := $(wildcard src tests bench examples)
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup demo test test-all bench lint types walls check format clean
+.PHONY: help setup demo test test-all clients bench lint types walls check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -31,6 +31,9 @@ test: setup ## the tests, but for the slow ones
 
 test-all: setup ## all tests
 	@$(BIN)/python -m pytest -q
+
+clients: setup ## every client against a server, the slow ones too, and docs/clients.md from it
+	@$(BIN)/python -m pytest -q tests/conformance --ignore tests/conformance/test_clients_table.py --write-clients-table
 
 bench: setup ## the measurements
 	@$(BIN)/python -m bench

@@ -1,6 +1,7 @@
 """The only place where the rooms meet: open them, run their loops, close them in order."""
 
 import asyncio
+import logging
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -11,11 +12,11 @@ import structlog
 import uvicorn
 
 from backfill.config import Config
-from backfill.deliver import Deliverer
+from backfill.deliver import Deliverer, WebhookSender
 from backfill.dispatch import Dispatcher
 from backfill.engines import Fleet
 from backfill.errors import InvalidConfig
-from backfill.intake import Intake
+from backfill.intake import Intake, Retention, sweep_files
 from backfill.journal import Progress
 from backfill.store import FolderLock, LocalBlobs, Metadata
 from backfill.turns import Turns
@@ -41,6 +42,8 @@ class Rooms:
     progress: Progress
     dispatcher: Dispatcher
     deliverer: Deliverer
+    webhooks: WebhookSender
+    retention: Retention
 
 
 @asynccontextmanager
@@ -60,7 +63,10 @@ async def open_rooms(config: Config) -> AsyncIterator[Rooms]:
             _log.info("removed half-written blobs of an earlier process", count=swept)
         metadata = await Metadata.open(config.data_dir / "backfill.db")
         stack.push_async_callback(metadata.close)
-        turns = Turns(metadata, config.limits)
+        # No file is being made now: what no row names is what a crash left.
+        await sweep_files(blobs, metadata)
+        intake = Intake(blobs, metadata, config.limits)
+        turns = Turns(metadata, config.limits, announces_ends=bool(config.webhooks.url))
         # The lock says that nobody else is here: whoever held a turn is dead.
         await turns.reclaim()
         progress = Progress(blobs)
@@ -70,18 +76,20 @@ async def open_rooms(config: Config) -> AsyncIterator[Rooms]:
             config=config,
             blobs=blobs,
             metadata=metadata,
-            intake=Intake(blobs, metadata, config.limits),
+            intake=intake,
             turns=turns,
             fleet=fleet,
             progress=progress,
             dispatcher=Dispatcher(turns, blobs, fleet, config.dispatch),
             deliverer=Deliverer(turns, blobs),
+            webhooks=WebhookSender(turns, config.webhooks),
+            retention=Retention(intake, metadata),
         )
 
 
 @asynccontextmanager
 async def working(rooms: Rooms) -> AsyncIterator["asyncio.Task[None]"]:
-    """Dispatch and deliver in the background; at the end let them wind down.
+    """Dispatch, deliver and tidy up in the background; at the end let them wind down.
 
     Yields a task that ends only if one of the loops fails.
     """
@@ -91,6 +99,8 @@ async def working(rooms: Rooms) -> AsyncIterator["asyncio.Task[None]"]:
     finally:
         rooms.dispatcher.stop()
         rooms.deliverer.stop()
+        rooms.webhooks.stop()
+        rooms.retention.stop()
         await task
 
 
@@ -98,6 +108,8 @@ async def _run_loops(rooms: Rooms) -> None:
     async with asyncio.TaskGroup() as group:
         group.create_task(rooms.dispatcher.run(), name="dispatch")
         group.create_task(rooms.deliverer.run(), name="deliver")
+        group.create_task(rooms.webhooks.run(), name="send webhooks")
+        group.create_task(rooms.retention.run(), name="remove expired files")
 
 
 async def serve(config: Config, announce: Callable[[str], None]) -> None:
@@ -110,6 +122,8 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
         StoreUnavailable: see `open_rooms`.
 
     """
+    stopping = asyncio.Event()
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cut_stream)
     with _bind(config.server.host, config.server.port) as listener:
         async with open_rooms(config) as rooms, working(rooms) as work:
             services = Services(
@@ -121,6 +135,7 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
                 count=rooms.progress.count,
                 list_models=rooms.fleet.served_models,
                 signing_key=await rooms.metadata.get_secret("upload_signing_key"),
+                stopping=stopping,
             )
             settings = uvicorn.Config(
                 create_app(services),
@@ -130,7 +145,7 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
                 timeout_graceful_shutdown=_HTTP_DRAIN_S,
                 server_header=False,
             )
-            server = _Server(settings, lambda: announce(_url_of(listener)))
+            server = _Server(settings, lambda: announce(_url_of(listener)), stopping)
             work.add_done_callback(lambda _: server.stop())
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -141,14 +156,16 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
 class _Server(uvicorn.Server):
     """uvicorn, told when to stop by us and telling us when it answers."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stopping: asyncio.Event) -> None:
         super().__init__(config)
         self._ready = ready
+        self._stopping = stopping
 
     def stop(self) -> None:
         """End politely; a second call ends at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
+        self._stopping.set()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -157,6 +174,11 @@ class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+def _is_no_cut_stream(record: logging.LogRecord) -> bool:
+    """Results that a client follows are cut on purpose when the server stops (`web.api.results`)."""
+    return record.msg != "ASGI callable returned without completing response."
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -4,6 +4,8 @@ A setting comes from `backfill.toml`, then from the environment (`BACKFILL_SERVE
 then from command-line options; the later one wins. An unknown key is refused with the nearest known one.
 """
 
+import base64
+import binascii
 import difflib
 import os
 import tomllib
@@ -25,6 +27,7 @@ __all__ = [
     "LimitsConfig",
     "LlamaCppEngineConfig",
     "ServerConfig",
+    "WebhooksConfig",
     "load_config",
 ]
 
@@ -75,6 +78,50 @@ class DispatchConfig(_Section):
     """How long one answer may take."""
     cancel_grace_s: float = Field(10.0, ge=0)
     """How long requests in flight may still finish after a cancel, an expiry or a stop of the server."""
+
+
+class WebhooksConfig(_Section):
+    """Whom to tell that a batch has ended."""
+
+    url: str = ""
+    """Where to POST, http or https; empty: nobody is told."""
+    secret: SecretStr | None = None
+    """What messages are signed with: "whsec_" and 24 to 64 random bytes in base64. Required with a url."""
+    timeout_s: float = Field(15.0, gt=0)
+    """How long the receiver has to answer."""
+    tries: int = Field(10, ge=1)
+    """How often a message is sent at most; the last of 10 is some 32 hours after the first."""
+    backoff_s: float = Field(5.0, gt=0)
+    """Wait before the second try; four times as long before every further one, give or take a quarter."""
+    backoff_max_s: float = Field(43_200.0, gt=0)
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")):
+            message = "must begin with http:// or https://"
+            raise ValueError(message)
+        return value
+
+    @field_validator("secret")
+    @classmethod
+    def _check_secret(cls, value: SecretStr | None) -> SecretStr | None:
+        prefix, _, encoded = ("" if value is None else value.get_secret_value()).partition("_")
+        try:
+            size = len(base64.b64decode(encoded, validate=True))
+        except binascii.Error:
+            size = 0
+        if value is not None and not (prefix == "whsec" and 24 <= size <= 64):
+            message = 'must be "whsec_" and 24 to 64 bytes in base64'
+            raise ValueError(message)
+        return value
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> "WebhooksConfig":
+        if self.url and self.secret is None:
+            message = "a url needs a secret, so that the receiver can tell who sent a message"
+            raise ValueError(message)
+        return self
 
 
 class _Engine(_Section):
@@ -141,6 +188,7 @@ class Config(_Section):
     server: ServerConfig = ServerConfig()
     limits: LimitsConfig = LimitsConfig()
     dispatch: DispatchConfig = DispatchConfig()
+    webhooks: WebhooksConfig = WebhooksConfig()
     engines: dict[str, EngineConfig] = Field(default_factory=_default_engines)
 
     @model_validator(mode="after")
@@ -231,6 +279,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "server": ServerConfig,
     "limits": LimitsConfig,
     "dispatch": DispatchConfig,
+    "webhooks": WebhooksConfig,
     "llamacpp": LlamaCppEngineConfig,
     "external": ExternalEngineConfig,
 }

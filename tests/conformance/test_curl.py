@@ -3,14 +3,13 @@
 import json
 import shutil
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.conformance.conftest import API_KEY
+from tests.conformance.conftest import API_KEY, wait_for
 from tests.support.lines import request_lines
 from tests.support.server_process import BackfillServer
 
@@ -25,34 +24,6 @@ def run_curl(*arguments: str) -> bytes:
 
 def ask(*arguments: str) -> Any:
     return json.loads(run_curl(*arguments))
-
-
-def wait_for_end(server: BackfillServer, batch_id: str) -> Any:
-    deadline = time.monotonic() + 30
-    headers = {"authorization": f"Bearer {API_KEY}"}
-    with httpx.Client(base_url=server.url, headers=headers, trust_env=False) as client:
-        while (job := client.get(f"/v1/batches/{batch_id}").json())["status"] in {"VALIDATING", "IN_PROGRESS"}:
-            assert time.monotonic() < deadline, job
-            time.sleep(0.02)
-    return job
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_guide_with_curl(server: BackfillServer, input_path: Path) -> None:
-    input_path.write_bytes(request_lines(3))
-    api = f"{server.url}/v1"
-    file = ask(f"{api}/files", "-F", "purpose=batch-api", "-F", f"file=@{input_path}")
-    assert (file["filename"], file["LineCount"]) == (input_path.name, 3)
-    body = {"input_file_id": file["id"], "endpoint": CHAT}
-    created = ask(f"{api}/batches", "-H", "Content-Type: application/json", "-d", json.dumps(body))
-    batch_id = created["job"]["id"]
-    job = wait_for_end(server, batch_id)
-    assert job["status"] == "COMPLETED"
-    assert batch_id in {one["id"] for one in ask(f"{api}/batches")}
-    output = run_curl(f"{api}/files/{job['output_file_id']}/content")
-    assert len(output.splitlines()) == 3
-    assert ask("-X", "POST", f"{api}/batches/{batch_id}/cancel")["error"]["type"] == "invalid_request_error"
-    assert ask("-X", "DELETE", f"{api}/files/{file['id']}")["deleted"] is True
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
@@ -71,7 +42,8 @@ def test_the_guide_over_plain_http(server: BackfillServer) -> None:
         file = client.post("/files", data=form, files={"file": ("in.jsonl", request_lines(2))}).json()
         created = client.post("/batches", json={"input_file_id": file["id"], "endpoint": CHAT})
         assert created.status_code == 201
-        job = wait_for_end(server, created.json()["job"]["id"])
+        batch_id = created.json()["job"]["id"]
+        job = wait_for(lambda: client.get(f"/batches/{batch_id}").json(), "COMPLETED")
         output = client.get(f"/files/{job['output_file_id']}/content")
         assert output.headers["content-length"] == str(len(output.content))
         assert len(output.content.splitlines()) == 2

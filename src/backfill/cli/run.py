@@ -70,6 +70,8 @@ def _configure(
 ) -> Config:
     """The user's settings, but for the engine on the command line, the state folder, and no limits on the file."""
     overrides: dict[str, Any] = {
+        # A run tells its end to whoever started it.
+        "webhooks": {},
         "data_dir": find_state(output_path).absolute(),
         "limits.lines": 2**32 - 1,
         "limits.file_size_bytes": sys.maxsize,

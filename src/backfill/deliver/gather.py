@@ -1,5 +1,6 @@
 """Fold a batch's journal into its output and error files, in input order."""
 
+import hashlib
 import uuid
 from typing import NamedTuple
 
@@ -32,12 +33,14 @@ class _Results:
         # The same id whenever the batch is gathered: a repeated delivery replaces its own half-done files.
         self._file_id = f"file-{uuid.uuid5(uuid.UUID(batch.id), kind)}"
         self._writer: BlobWriter | None = None
+        self._digest = hashlib.sha256()
         self._lines = 0
 
     def write(self, line: bytes) -> None:
         if self._writer is None:
             self._writer = self._blobs.create(content_key(self._file_id))
         self._writer.write(line)
+        self._digest.update(line)
         self._lines += 1
 
     def seal(self, now_ms: int) -> File | None:
@@ -54,6 +57,7 @@ class _Results:
             created_at_ms=now_ms,
             size_bytes=self._writer.size_bytes,
             line_count=self._lines,
+            sha256=self._digest.hexdigest(),
             expires_at_ms=None if keep_s is None else now_ms + keep_s * 1000,
         )
 

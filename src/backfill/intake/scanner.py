@@ -19,6 +19,9 @@ _FindProblem = Callable[[tuple[frozenset[str], _Target], str], BatchProblem | No
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
+_encode = msgspec.json.Encoder().encode
+
+
 class _Problems:
     """The first few problems, and how many there are."""
 
@@ -151,7 +154,7 @@ class LineScanner:
             parsed.body_length,
             parsed.model,
             parsed.token_estimate,
-            msgspec.json.encode(parsed.custom_id),
+            _encode(parsed.custom_id),
         )
 
     def _add_kind(self, parsed: ParsedLine) -> _Kind:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import uuid
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -10,12 +11,12 @@ from backfill.batch import File, FileStatus
 from backfill.config import LimitsConfig
 from backfill.errors import Conflict, InvalidInput, TooLarge
 from backfill.intake.scanner import LineScanner
-from backfill.store import LocalBlobs, Metadata, content_key, index_key
+from backfill.store import LocalBlobs, Metadata, content_key, file_prefix, index_key
 
 __all__ = ["Intake", "Upload", "new_file_id"]
 
 # Large enough that the way to a worker thread costs little, small enough that memory does not show it.
-_PIECE_BYTES = 1 << 18
+_PIECE_BYTES = 1 << 19
 
 
 def new_file_id() -> str:
@@ -124,6 +125,7 @@ class Intake:
         self.limits = limits
         self._metadata = metadata
         self._under_way: set[str] = set()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def reserve(self, draft: File) -> File:
         """Write the row of a file whose bytes will come later."""
@@ -143,6 +145,13 @@ class Intake:
         """Whether an upload of this file is under way."""
         return file_id in self._under_way
 
+    def lock(self, file_id: str) -> asyncio.Lock:
+        """For whoever completes or cancels this file: one at a time, and the next one waits."""
+        found = self._locks.get(file_id)
+        if found is None:
+            found = self._locks[file_id] = asyncio.Lock()
+        return found
+
     def release(self, file_id: str) -> None:
         """Forget that an upload is under way."""
         self._under_way.discard(file_id)
@@ -155,5 +164,4 @@ class Intake:
     async def remove(self, file_id: str) -> None:
         """Remove a file; the row goes first: a crash in between leaves bytes that nobody sees, not a file without."""
         await self._metadata.delete_file(file_id)
-        for key in (content_key(file_id), index_key(file_id)):
-            await asyncio.to_thread(self.blobs.delete, key)
+        await asyncio.to_thread(self.blobs.delete_folder, file_prefix(file_id))

@@ -3,6 +3,7 @@
 from backfill.journal.fold import Entry, Fold
 from backfill.journal.progress import Progress
 from backfill.journal.record import Record, StoredRecord
+from backfill.journal.tail import Finished, Tail
 from backfill.journal.writer import SegmentWriter
 
-__all__ = ["Entry", "Fold", "Progress", "Record", "SegmentWriter", "StoredRecord"]
+__all__ = ["Entry", "Finished", "Fold", "Progress", "Record", "SegmentWriter", "StoredRecord", "Tail"]

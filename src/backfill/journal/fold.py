@@ -6,29 +6,14 @@ was folded before. Nothing on disk is ever changed by reading: a torn tail stays
 """
 
 from array import array
-from collections.abc import Iterator
 from typing import NamedTuple
 
-import structlog
-
 from backfill.batch import Counts, Outcome, Usage
-from backfill.errors import StoreCorrupt
-from backfill.journal.record import HEADER_BYTES, StoredRecord, decode_header, needed_bytes, scan_records
-from backfill.store import BlobReader, LocalBlobs, journal_prefix
+from backfill.journal.record import StoredRecord
+from backfill.journal.segment import SegmentReader
+from backfill.store import LocalBlobs, journal_prefix
 
 __all__ = ["Entry", "Fold"]
-
-_PIECE_BYTES = 1 << 20
-_log = structlog.get_logger(__name__)
-
-
-class _Segment:
-    """How far one segment has been read."""
-
-    def __init__(self, reader: BlobReader, number: int) -> None:
-        self.reader = reader
-        self.number = number
-        self.position = 0
 
 
 class Entry(NamedTuple):
@@ -47,8 +32,8 @@ class Fold:
     def __init__(self, blobs: LocalBlobs, batch_id: str, lines: int) -> None:
         self._blobs = blobs
         self._batch_id = batch_id
-        self._segments: dict[str, _Segment] = {}
-        self._readers: list[BlobReader] = []
+        self._segments: list[SegmentReader] = []
+        self._number_of: dict[str, int] = {}
         self._lines = lines
         self.outcomes = bytearray(lines)
         """One byte a line: 0, or the number of its `Outcome`."""
@@ -63,12 +48,12 @@ class Fold:
     def refresh(self) -> None:
         """Take in every record written since the last time."""
         for key in self._blobs.list(journal_prefix(self._batch_id)):
-            segment = self._segments.get(key)
-            if segment is None:
-                segment = self._segments[key] = _Segment(self._blobs.open(key), len(self._readers))
-                self._readers.append(segment.reader)
-            for record in self._read_on(segment, key):
-                self._take(record, segment.number)
+            number = self._number_of.get(key)
+            if number is None:
+                self._segments.append(SegmentReader(self._blobs, key, self._batch_id))
+                number = self._number_of[key] = len(self._segments) - 1
+            for record in self._segments[number].read_on():
+                self._take(record, number)
 
     @property
     def counts(self) -> Counts:
@@ -90,35 +75,12 @@ class Fold:
 
     def read_body(self, entry: Entry) -> bytes:
         """The body of a record."""
-        return self._readers[entry.segment].read(entry.body_offset, entry.body_length)
+        return self._segments[entry.segment].read_body(entry.body_offset, entry.body_length)
 
     def close(self) -> None:
         """Give all descriptors back."""
-        for reader in self._readers:
-            reader.close()
-
-    def _read_on(self, segment: _Segment, key: str) -> Iterator[StoredRecord]:
-        size = segment.reader.size_bytes
-        if segment.position == 0:
-            if size < HEADER_BYTES:
-                return
-            try:
-                decode_header(segment.reader.read(0, HEADER_BYTES), self._batch_id)
-            except StoreCorrupt as error:
-                _log.warning("journal segment ignored", segment=key, reason=error.message)
-                return
-            segment.position = HEADER_BYTES
-        while segment.position < size:
-            start = segment.position
-            data = segment.reader.read(start, _PIECE_BYTES)
-            longer = needed_bytes(data)
-            if longer > len(data):
-                data = segment.reader.read(start, longer)
-            for record, behind in scan_records(data, start):
-                segment.position = start + behind
-                yield record
-            if segment.position == start:
-                return
+        for segment in self._segments:
+            segment.close()
 
     def _take(self, record: StoredRecord, segment: int) -> None:
         line = record.line

@@ -8,6 +8,7 @@ kilobytes, which costs less than the way to a thread.
 import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -223,6 +224,11 @@ class LocalBlobs:
         _make_folder(path.parent)
         return AppendFile(path)
 
+    def list_folders(self, prefix: str) -> list[str]:
+        """The names of the folders right under the folder `prefix`, sorted."""
+        folder = self._root / prefix
+        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+
     def list(self, prefix: str) -> list[str]:
         """Keys of whole blobs and segments right under the folder `prefix`, sorted."""
         folder = self._root / prefix
@@ -239,8 +245,21 @@ class LocalBlobs:
         return len(leftovers)
 
     def delete(self, key: str) -> None:
-        """Remove a blob if it is there."""
-        (self._root / key).unlink(missing_ok=True)
+        """Remove a blob if it is there, and its folder if that was the last one in it."""
+        path = self._root / key
+        path.unlink(missing_ok=True)
+        with suppress(OSError):
+            path.parent.rmdir()
+
+    def delete_folder(self, prefix: str) -> None:
+        """Remove all blobs under a folder, and the folder; raises StoreUnavailable if something stays."""
+        folder = self._root / prefix
+        try:
+            shutil.rmtree(folder)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise _unavailable("remove", folder, error) from error
 
     def read_chunks(self, key: str, offset: int, length: int, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
         """The bytes from `offset` on, `length` of them, in pieces."""

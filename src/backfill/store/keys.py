@@ -1,16 +1,49 @@
 """Where each blob lies, relative to the blob folder."""
 
-__all__ = ["content_key", "index_key", "journal_prefix", "segment_key"]
+__all__ = [
+    "FILES_PREFIX",
+    "content_key",
+    "file_prefix",
+    "index_key",
+    "journal_prefix",
+    "part_key",
+    "parts_prefix",
+    "segment_key",
+    "upload_plan_key",
+]
+
+FILES_PREFIX = "files"
+"""The folder in which each file has one of its own."""
+
+
+def file_prefix(file_id: str) -> str:
+    """The folder of all blobs of a file."""
+    return f"{FILES_PREFIX}/{file_id}"
 
 
 def content_key(file_id: str) -> str:
     """The bytes of a file."""
-    return f"files/{file_id}/content"
+    return f"{file_prefix(file_id)}/content"
 
 
 def index_key(file_id: str) -> str:
     """What intake learned of a file's lines."""
-    return f"files/{file_id}/index"
+    return f"{file_prefix(file_id)}/index"
+
+
+def upload_plan_key(file_id: str) -> str:
+    """What was announced of a file that comes in parts; stays as long as the file."""
+    return f"{file_prefix(file_id)}/upload"
+
+
+def parts_prefix(file_id: str) -> str:
+    """The folder of the parts that have come of a file."""
+    return f"{file_prefix(file_id)}/parts"
+
+
+def part_key(file_id: str, name: str) -> str:
+    """One part of a file, until the file is complete."""
+    return f"{parts_prefix(file_id)}/{name}"
 
 
 def journal_prefix(batch_id: str) -> str:

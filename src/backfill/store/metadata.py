@@ -7,6 +7,7 @@ kept from opening transactions of its own (`isolation_level=None`). Reading has 
 import asyncio
 import os
 import secrets as random_source
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -30,6 +31,7 @@ __all__ = ["Metadata"]
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 _TURN_COLUMNS = ("holder", "lease_until_ms")
+_ACTIVE = [state for state in State if not state.is_final]
 
 
 class Metadata:
@@ -70,10 +72,13 @@ class Metadata:
             await connection.execute(files.insert().values(**msgspec.structs.asdict(file)))
 
     async def get_file(self, file_id: str, owner: str | None = None) -> File:
-        """The file's row; raises NotFound if there is none, or it belongs to another owner."""
+        """The file's row; raises NotFound if there is none.
+
+        For an `owner`, a file of somebody else is not there, and neither is one whose time is over.
+        """
         query = select(files).where(files.c.id == file_id)
         if owner is not None:
-            query = query.where(files.c.owner == owner)
+            query = query.where(files.c.owner == owner, _is_kept())
         rows = await self._read(query)
         if not rows:
             message = f"No such file: {file_id}."
@@ -92,13 +97,26 @@ class Metadata:
         self, owner: str, *, purpose: str | None = None, after: str | None = None, limit: int, newest_first: bool = True
     ) -> list[File]:
         """The owner's files, from behind the file `after` on."""
-        query = select(files).where(files.c.owner == owner)
+        query = select(files).where(files.c.owner == owner, _is_kept())
         if purpose is not None:
             query = query.where(files.c.purpose == purpose)
         if after is not None:
             edge = await self.get_file(after, owner)
             query = query.where(_behind(files, edge.created_at_ms, edge.id, newest_first=newest_first))
         return [_to_file(row) for row in await self._read(_in_order(files, query, limit, newest_first=newest_first))]
+
+    async def find_expired_files(self, due_at_ms: int) -> list[File]:
+        """Files whose time was over by then, without those that a batch reads which has not ended."""
+        read = select(batches.c.input_file_id).where(batches.c.state.in_(_ACTIVE))
+        query = select(files).where(files.c.expires_at_ms <= due_at_ms, files.c.id.not_in(read))
+        return [_to_file(row) for row in await self._read(query.order_by(files.c.expires_at_ms))]
+
+    async def list_file_ids(self, status: FileStatus | None = None) -> set[str]:
+        """The ids of all files, or of those in one status."""
+        query = select(files.c.id)
+        if status is not None:
+            query = query.where(files.c.status == status)
+        return {row.id for row in await self._read(query)}
 
     async def delete_file(self, file_id: str) -> None:
         """Remove the row."""
@@ -107,10 +125,25 @@ class Metadata:
 
     # Batches
 
-    async def add_batch(self, batch: Batch) -> None:
-        """Insert a new batch's row."""
+    async def add_batch(self, batch: Batch, *, repeats_since_ms: int | None = None) -> Batch:
+        """Insert a new batch's row and give it; or write nothing and give what `find_repeated` finds for it."""
+        twin = _find_twin(batch.owner, batch.idempotency_key, batch.request_digest, repeats_since_ms)
         async with self._write() as connection:
+            if twin is not None and (row := (await connection.execute(twin)).first()):
+                return _to_batch(row)
             await connection.execute(batches.insert().values(**_to_values(batch), holder=None, lease_until_ms=0))
+            return batch
+
+    async def find_repeated(
+        self, owner: str, key: str | None, digest: str, *, repeats_since_ms: int | None = None
+    ) -> Batch | None:
+        """The owner's batch of this idempotency key.
+
+        Without a key but with `repeats_since_ms`: the newest one since then whose request had the same digest.
+        """
+        twin = _find_twin(owner, key, digest, repeats_since_ms)
+        rows = await self._read(twin) if twin is not None else ()
+        return _to_batch(rows[0]) if rows else None
 
     async def get_batch(self, batch_id: str, owner: str | None = None) -> Batch:
         """The batch's row; raises NotFound if there is none, or it belongs to another owner."""
@@ -150,10 +183,15 @@ class Metadata:
         order = (batches.c.deadline_at_ms, batches.c.created_at_ms, batches.c.id)
         return [_to_batch(row) for row in await self._read(query.order_by(*order))]
 
+    async def find_webhooks(self, due_at_ms: int, limit: int) -> list[Batch]:
+        """Batches that have ended and of whose end the outside is to be told by then, longest due first."""
+        query = select(batches).where(batches.c.webhook_due_at_ms <= due_at_ms)
+        order = (batches.c.webhook_due_at_ms, batches.c.id)
+        return [_to_batch(row) for row in await self._read(query.order_by(*order).limit(limit))]
+
     async def uses_file(self, file_id: str) -> str | None:
         """The id of a batch that has not ended and reads this file, if there is one."""
-        active = [state for state in State if not state.is_final]
-        query = select(batches).where(and_(batches.c.input_file_id == file_id, batches.c.state.in_(active)))
+        query = select(batches).where(and_(batches.c.input_file_id == file_id, batches.c.state.in_(_ACTIVE)))
         rows = await self._read(query)
         return rows[0].id if rows else None
 
@@ -251,12 +289,28 @@ def _migrate(connection: Connection) -> None:
     command.upgrade(config, "head")
 
 
+def _find_twin(owner: str, key: str | None, digest: str, repeats_since_ms: int | None) -> Any:
+    """The query for the batch that was made of the same request, if one can be told."""
+    query = select(batches).where(batches.c.owner == owner)
+    if key is not None:
+        return query.where(batches.c.idempotency_key == key)
+    if repeats_since_ms is None:
+        return None
+    query = query.where(and_(batches.c.request_digest == digest, batches.c.created_at_ms >= repeats_since_ms))
+    return _in_order(batches, query, 1, newest_first=True)
+
+
+def _is_kept() -> Any:
+    """The time of the file is not over."""
+    return or_(files.c.expires_at_ms.is_(None), files.c.expires_at_ms > time.time_ns() // 1_000_000)
+
+
 def _behind(table: Any, created_at_ms: int, row_id: str, *, newest_first: bool) -> Any:
     """The rows that follow one row in the order of `_in_order`."""
-    time, identity = table.c.created_at_ms, table.c.id
+    created, identity = table.c.created_at_ms, table.c.id
     if newest_first:
-        return or_(time < created_at_ms, and_(time == created_at_ms, identity < row_id))
-    return or_(time > created_at_ms, and_(time == created_at_ms, identity > row_id))
+        return or_(created < created_at_ms, and_(created == created_at_ms, identity < row_id))
+    return or_(created > created_at_ms, and_(created == created_at_ms, identity > row_id))
 
 
 def _in_order(table: Any, query: Any, limit: int, *, newest_first: bool) -> Any:

@@ -52,8 +52,15 @@ batches = Table(
     Column("holder", String(64)),
     Column("lease_until_ms", BigInteger, nullable=False),
     Column("epoch", BigInteger, nullable=False),
+    Column("idempotency_key", String(255)),
+    Column("request_digest", String(64), nullable=False),
+    Column("webhook_due_at_ms", BigInteger),
+    Column("webhook_tries", Integer, nullable=False),
     Index("batches_by_owner", "owner", "created_at_ms"),
     Index("batches_by_state", "state", "deadline_at_ms"),
+    # Rows without a key do not meet in it: NULL is unlike NULL.
+    Index("batches_by_idempotency_key", "owner", "idempotency_key", unique=True),
+    Index("batches_by_webhook", "webhook_due_at_ms"),
 )
 
 secrets = Table(

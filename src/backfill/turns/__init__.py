@@ -2,6 +2,6 @@
 
 from backfill.turns.admission import check_endpoint, judge, parse_window
 from backfill.turns.bell import Bell
-from backfill.turns.turns import BatchRequest, Turn, Turns, now_ms
+from backfill.turns.turns import Attempt, BatchRequest, Turn, Turns, now_ms
 
-__all__ = ["BatchRequest", "Bell", "Turn", "Turns", "check_endpoint", "judge", "now_ms", "parse_window"]
+__all__ = ["Attempt", "BatchRequest", "Bell", "Turn", "Turns", "check_endpoint", "judge", "now_ms", "parse_window"]

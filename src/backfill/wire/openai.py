@@ -20,15 +20,21 @@ __all__ = [
     "render_list",
     "render_output_line",
     "render_rest_line",
+    "render_upload",
+    "render_upload_part",
 ]
 
 PURPOSES = ("batch",)
 
 _STATUS = {state: state.value for state in State} | {State.EXPIRING: "finalizing"}
 _EXPIRED_MESSAGE = "This request could not be executed before the completion window expired."
+_EXPIRED_LINE = ("batch_expired", _EXPIRED_MESSAGE)
+_CANCELLED_LINE = ("batch_cancelled", "This request was not executed: the batch was cancelled.")
 _REST = {
-    State.EXPIRING: ("batch_expired", _EXPIRED_MESSAGE),
-    State.CANCELLING: ("batch_cancelled", "This request was not executed: the batch was cancelled."),
+    State.EXPIRING: _EXPIRED_LINE,
+    State.EXPIRED: _EXPIRED_LINE,
+    State.CANCELLING: _CANCELLED_LINE,
+    State.CANCELLED: _CANCELLED_LINE,
 }
 _LOST_LINE = ("internal_error", "This request has no recorded outcome.")
 # Which time stamp tells when a batch in this state began to gather, and when it ended.
@@ -94,6 +100,31 @@ def render_batch(batch: Batch, counts: Counts) -> dict[str, Any]:
             "total_tokens": counts.usage.prompt_tokens + counts.usage.completion_tokens,
         },
         "metadata": batch.metadata,
+    }
+
+
+def render_upload(upload_id: str, file: File, *, size_bytes: int, expires_at_ms: int, status: str) -> dict[str, Any]:
+    """An upload in parts; once it is completed, with its file."""
+    return {
+        "id": upload_id,
+        "object": "upload",
+        "bytes": size_bytes,
+        "created_at": file.created_at_ms // 1000,
+        "expires_at": expires_at_ms // 1000,
+        "filename": file.filename,
+        "purpose": file.purpose,
+        "status": status,
+        "file": render_file(file) if file.status is FileStatus.SEALED else None,
+    }
+
+
+def render_upload_part(part_id: str, upload_id: str, created_at_ms: int) -> dict[str, Any]:
+    """A part that was received."""
+    return {
+        "id": part_id,
+        "object": "upload.part",
+        "created_at": created_at_ms // 1000,
+        "upload_id": upload_id,
     }
 
 

@@ -36,9 +36,13 @@ _STATUS = {
     State.CANCELLED: "CANCELLED",
     State.EXPIRED: "EXPIRED",
 }
+_EXPIRED_LINE = ("batch_expired", "This request could not be executed before the batch's deadline.")
+_CANCELLED_LINE = ("batch_cancelled", "This request was not executed: the batch was cancelled.")
 _REST = {
-    State.EXPIRING: ("batch_expired", "This request could not be executed before the batch's deadline."),
-    State.CANCELLING: ("batch_cancelled", "This request was not executed: the batch was cancelled."),
+    State.EXPIRING: _EXPIRED_LINE,
+    State.EXPIRED: _EXPIRED_LINE,
+    State.CANCELLING: _CANCELLED_LINE,
+    State.CANCELLED: _CANCELLED_LINE,
 }
 _LOST_LINE = ("internal_error", "This request has no recorded outcome.")
 

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from backfill.batch import Outcome, Usage
 from backfill.errors import StoreUnavailable
-from backfill.journal import Fold, Record, SegmentWriter
+from backfill.journal import Fold, Record, SegmentWriter, Tail
 from backfill.journal.record import HEADER_BYTES, encode_header, encode_record
-from backfill.store import AppendFile, LocalBlobs, segment_key
+from backfill.store import AppendFile, BlobReader, LocalBlobs, segment_key
 
 BATCH = "0b5f7a3e-0000-4000-8000-000000000001"
 
@@ -184,3 +184,82 @@ def test_a_record_longer_than_one_read_is_read_whole(blobs: LocalBlobs) -> None:
     assert entry is not None
     assert fold.read_body(entry) == body
     fold.close()
+
+
+def read_tail(tail: Tail, size_bytes: int = 1 << 20) -> list[bytes]:
+    found: list[bytes] = []
+    while more := tail.read(size_bytes):
+        found += [finished.body for finished in more]
+    return found
+
+
+async def test_a_tail_gives_lines_as_they_finish_and_each_once(blobs: LocalBlobs) -> None:
+    tail = Tail(blobs, BATCH, 9)
+    assert tail.read(1) == []
+    first = await SegmentWriter.create(blobs, BATCH, 1)
+    for line in (5, 2, 2, 7, 99):
+        first.append(make_record(line, b"%d" % line))
+    await first.close()
+    assert read_tail(tail) == [b"5", b"2", b"7"]
+    second = await SegmentWriter.create(blobs, BATCH, 2)
+    for line in (7, 0, 5):
+        second.append(make_record(line, b"%d again" % line))
+    await second.close()
+    assert read_tail(tail) == [b"0 again"]
+    assert list(tail.find_unfinished()) == [1, 3, 4, 6, 8]
+    tail.close()
+
+
+@pytest.mark.parametrize("size_bytes", [1, 200, 1 << 20])
+async def test_a_tail_goes_on_behind_any_line_with_bounded_pieces(blobs: LocalBlobs, size_bytes: int) -> None:
+    writer = await SegmentWriter.create(blobs, BATCH, 1)
+    bodies = [b"%03d" % line + b"x" * 97 for line in range(60)]
+    for line, body in enumerate(bodies):
+        writer.append(make_record(line, body))
+    await writer.close()
+    for after in (0, 1, 31, 60, 70):
+        tail = Tail(blobs, BATCH, 60, after)
+        pieces = []
+        while piece := tail.read(size_bytes):
+            pieces.append(piece)
+        assert all(sum(len(finished.body) for finished in piece) < size_bytes + 100 for piece in pieces)
+        assert [finished.body for piece in pieces for finished in piece] == bodies[after:]
+        assert tail.to_skip == max(after - 60, 0)
+        tail.close()
+
+
+async def test_a_tail_gives_out_nothing_that_is_not_on_disk(blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    real = BlobReader.sync
+
+    def note(self: BlobReader) -> None:
+        synced.append(self.size_bytes)
+        real(self)
+
+    monkeypatch.setattr(BlobReader, "sync", note)
+    writer = await SegmentWriter.create(blobs, BATCH, 1)
+    tail = Tail(blobs, BATCH, 3)
+    for line in range(3):
+        writer.append(make_record(line, b"%d" % line))
+        await asyncio.sleep(0)
+        assert read_tail(tail) == [b"%d" % line]
+        with blobs.open(segment_key(BATCH, 1)) as segment:
+            assert (len(synced), synced[-1]) == (line + 1, segment.size_bytes)
+    assert (tail.read(1), len(synced)) == ([], 3)
+    tail.close()
+    await writer.close()
+
+
+async def test_a_tail_does_not_look_behind_a_torn_record(blobs: LocalBlobs) -> None:
+    writer = await SegmentWriter.create(blobs, BATCH, 1)
+    writer.append(make_record(0, b"0"))
+    await writer.close()
+    whole = blobs.read(segment_key(BATCH, 1))
+    blobs.write(segment_key(BATCH, 1), whole + whole[-20:])
+    tail = Tail(blobs, BATCH, 2)
+    assert read_tail(tail) == [b"0"]
+    later = await SegmentWriter.create(blobs, BATCH, 2)
+    later.append(make_record(1, b"1"))
+    await later.close()
+    assert read_tail(tail) == [b"1"]
+    tail.close()

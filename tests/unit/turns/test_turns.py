@@ -168,6 +168,16 @@ async def test_the_earliest_deadline_goes_first(world: World) -> None:
     assert [turn.batch.id for turn in await world.turns.take(2)] == [late]
 
 
+async def test_a_holder_takes_no_second_turn_on_what_it_still_works_on(world: World) -> None:
+    """After a sleep of the machine, say: the lease is over, and the first turn still writes its segment."""
+    batch_id = await world.start()
+    (turn,) = await world.turns.take(9)
+    world.clock.now_ms += HOUR_MS // 60
+    assert await world.turns.take(9, besides={batch_id}) == []
+    await world.turns.renew()
+    assert await world.turns.still_running([turn]) == {batch_id}
+
+
 async def test_a_drained_turn_can_be_gathered_and_an_undrained_one_goes_on(world: World) -> None:
     batch_id = await world.start()
     (turn,) = await world.turns.take(1)

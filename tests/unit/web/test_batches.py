@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from backfill.batch import Batch, Counts, File, FileStatus
-from backfill.web.api import batches
+from backfill.web.api import idempotency
 from tests.unit.web.conftest import Api, MakeApi
 
 CHAT = "/v1/chat/completions"
@@ -159,7 +159,7 @@ async def test_trap_10_a_create_that_is_sent_again_is_one_batch(
     other_file = (await api.upload(content))["id"]
     assert await create(1, input_file_id=other_file) not in {first, second}
     assert (await create(1, endpoint="/v1/completions"))[1] not in {first[1], second[1]}
-    monkeypatch.setattr(batches, "REPEAT_WINDOW_MS", -1)
+    monkeypatch.setattr(idempotency, "REPEAT_WINDOW_MS", -1)
     assert await create(1) not in {first, second}
 
 

@@ -134,6 +134,20 @@ async def test_routes_that_are_not_there(api: Api, method: str, path: str, statu
         assert response.headers["allow"]
 
 
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/files", "GET, POST"),
+        ("/v1/files/file-0", "DELETE, GET"),
+        ("/v1/files/upload", "POST"),
+        ("/v1/batches", "GET, POST"),
+        ("/health", "GET"),
+    ],
+)
+async def test_a_405_names_every_method_of_the_path(api: Api, path: str, allowed: str) -> None:
+    assert (await api.client.options(path)).headers["allow"] == allowed
+
+
 async def test_bodiless_requests_with_a_json_content_type(api: Api, content: bytes) -> None:
     """Clients send preprocess, cancel and DELETE so."""
     headers = {"content-type": "application/json", "content-length": "0"}

@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from backfill.web.api import batches, files, service, uploads
+from backfill.web.api import batches, files, openapi, parts, results, retry, service, uploads
 from backfill.web.api.boundary import Boundary
 from backfill.web.api.errors import handle_errors
 from backfill.web.api.paths import PathAliases
@@ -15,14 +15,16 @@ def create_app(services: Services) -> FastAPI:
     """The HTTP API over these services, ready for an ASGI server."""
     app = FastAPI(
         title="Backfill",
-        # The pages would load scripts from elsewhere, and the schema cannot say what docs/wire.md says.
+        # FastAPI's own pages would load scripts from elsewhere; the document is ours (`openapi`).
         openapi_url=None,
         # A redirect loses the body of some clients; PathAliases takes care of slashes.
         redirect_slashes=False,
     )
     app.state.services = services
-    for part in (service, uploads, files, batches):
-        app.include_router(part.router)
+    routers = [part.router for part in (service, openapi, uploads, parts, files, batches, results, retry)]
+    for router in routers:
+        app.include_router(router)
+    app.state.routes = [route for router in routers for route in router.routes]
     handle_errors(app)
     # The one added last is the outermost.
     app.add_middleware(PathAliases)

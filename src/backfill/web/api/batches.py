@@ -6,24 +6,23 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from backfill.batch import Batch, Dialect
+from backfill.batch import ENDPOINTS, Batch, Dialect
 from backfill.errors import InvalidInput, NotFound
-from backfill.turns import BatchRequest, check_endpoint, now_ms, parse_window
+from backfill.turns import Attempt, BatchRequest, check_endpoint, parse_window
 from backfill.web.api.bodies import JsonResponse, read_body
 from backfill.web.api.dialects import dialect_of_file, dialect_of_list, named_dialect, render_batch
 from backfill.web.api.errors import explain_validation
+from backfill.web.api.idempotency import read_attempt
 from backfill.web.api.keys import Owner
 from backfill.web.api.services import Services, ServicesOf
 from backfill.wire.openai import render_list
 
-__all__ = ["router"]
+__all__ = ["CreateBatch", "answer_created", "router"]
 
 CREATE_BYTES_MAX = 64 * 1024
 # Together's clients do not page; they sort and cut what they get.
 WHOLE_LIST_MAX = 10_000
 PAGE_MAX = 100
-REPEAT_WINDOW_MS = 120_000
-_REPEAT_CANDIDATES = 100
 _PRIORITY_MAX = 2**31 - 1
 _METADATA_PAIRS_MAX = 16
 
@@ -41,12 +40,12 @@ class _ExpiresAfter(BaseModel):
     seconds: Annotated[int, Field(ge=3600, le=2_592_000)]
 
 
-class _CreateBatch(BaseModel):
+class CreateBatch(BaseModel):
     """The body of POST /v1/batches. Members that are not known are for other servers, and are let pass."""
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    endpoint: str
+    endpoint: Annotated[str, Field(json_schema_extra={"enum": list(ENDPOINTS)})]
     input_file_id: Annotated[str, Field(min_length=1, max_length=128)]
     completion_window: str | None = None
     model_id: _Text | None = None
@@ -65,13 +64,12 @@ class _CreateBatch(BaseModel):
 async def create_batch(request: Request, services: ServicesOf, owner: Owner) -> Response:
     """Make a batch of a file that is here; its lines are judged afterwards."""
     wanted = _parse(await read_body(request, CREATE_BYTES_MAX))
-    batch = await _find_repeated(request, services, owner, wanted)
+    attempt = read_attempt(request, "create", wanted.model_dump())
+    # First, since the file may be gone by the time that a request is sent again.
+    batch = await services.turns.find_repeated(owner, attempt)
     if batch is None:
-        batch = await _create(request, services, owner, wanted)
-    rendered = await _render(request, services, batch)
-    if (named_dialect(request) or batch.dialect) is Dialect.OPENAI:
-        return JsonResponse(rendered)
-    return JsonResponse({"job": rendered, "warning": None}, status_code=201)
+        batch = await _create(request, services, owner, wanted, attempt)
+    return await answer_created(request, services, batch)
 
 
 @router.get("/v1/batches")
@@ -108,17 +106,25 @@ async def cancel_batch(batch_id: str, request: Request, services: ServicesOf, ow
     return JsonResponse(await _render(request, services, await services.turns.cancel(batch_id, owner)))
 
 
-def _parse(body: bytes) -> _CreateBatch:
+async def answer_created(request: Request, services: Services, batch: Batch) -> Response:
+    """The answer to whatever made a batch."""
+    rendered = await _render(request, services, batch)
+    if (named_dialect(request) or batch.dialect) is Dialect.OPENAI:
+        return JsonResponse(rendered)
+    return JsonResponse({"job": rendered, "warning": None}, status_code=201)
+
+
+def _parse(body: bytes) -> CreateBatch:
     if not body.strip():
         raise InvalidInput("The body is empty; send a JSON object with endpoint and input_file_id.")
     try:
-        return _CreateBatch.model_validate_json(body)
+        return CreateBatch.model_validate_json(body)
     except ValidationError as error:
         message, param = explain_validation(error.errors(include_url=False, include_input=False))
         raise InvalidInput(message, param=param) from None
 
 
-async def _create(request: Request, services: Services, owner: str, wanted: _CreateBatch) -> Batch:
+async def _create(request: Request, services: Services, owner: str, wanted: CreateBatch, attempt: Attempt) -> Batch:
     check_endpoint(wanted.endpoint)
     if wanted.completion_window is not None:
         parse_window(wanted.completion_window)
@@ -135,26 +141,11 @@ async def _create(request: Request, services: Services, owner: str, wanted: _Cre
                 metadata=wanted.metadata,
                 dialect=dialect_of_file(request, file),
                 output_expires_after_s=wanted.output_expires_after.seconds if wanted.output_expires_after else None,
+                attempt=attempt,
             )
         )
     except NotFound as error:
         raise NotFound(error.message, param="input_file_id") from None
-
-
-async def _find_repeated(request: Request, services: Services, owner: str, wanted: _CreateBatch) -> Batch | None:
-    """The batch that this request made when it was sent before.
-
-    Clients send no idempotency key, but they count their tries: a second one means that the answer to the first was
-    lost, not that the file shall run twice.
-    """
-    if request.headers.get("x-stainless-retry-count", "0") == "0":
-        return None
-    earliest_ms = now_ms() - REPEAT_WINDOW_MS
-    for batch in await services.metadata.list_batches(owner, limit=_REPEAT_CANDIDATES):
-        same = (batch.input_file_id, batch.endpoint) == (wanted.input_file_id, wanted.endpoint)
-        if same and batch.created_at_ms >= earliest_ms:
-            return batch
-    return None
 
 
 async def _render(request: Request, services: Services, batch: Batch, dialect: Dialect | None = None) -> dict[str, Any]:

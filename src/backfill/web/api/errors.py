@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Scope
 
 from backfill.errors import (
@@ -123,11 +124,19 @@ async def _answer_backfill_error(request: Request, error: BackfillError) -> Resp
 
 async def _answer_http_exception(request: Request, error: HTTPException) -> Response:
     message = str(error.detail)
+    headers = error.headers
     if error.status_code == 404:
         message = f"There is nothing at {request.url.path}. docs/wire.md lists what there is."
     elif error.status_code == 405:
         message = f"{request.method} is not allowed at {request.url.path}."
-    return _answer(error.status_code, message, code=_CODES.get(error.status_code), headers=error.headers)
+        headers = {"allow": ", ".join(_find_methods(request.app.state.routes, request.scope["path"]))}
+    return _answer(error.status_code, message, code=_CODES.get(error.status_code), headers=headers)
+
+
+def _find_methods(routes: Sequence[Route], path: str) -> list[str]:
+    """What is allowed at this path; the framework itself names the methods of one handler only."""
+    found = next((route.path for route in routes if route.path_regex.match(path)), None)
+    return sorted({method for route in routes if route.path == found for method in route.methods or ()})
 
 
 async def _answer_validation_error(_request: Request, error: RequestValidationError) -> Response:

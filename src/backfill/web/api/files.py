@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from backfill.batch import File, FileStatus
 from backfill.errors import Conflict, NotFound
-from backfill.store import content_key, index_key
+from backfill.store import content_key
 from backfill.web.api.bodies import JsonResponse
 from backfill.web.api.content import BlobResponse
 from backfill.web.api.dialects import render_file
@@ -79,10 +79,7 @@ async def delete_file(file_id: str, services: ServicesOf, owner: Owner) -> Respo
         raise Conflict(f"The file {file.id} is read by batch {batch_id}, which has not ended.", code="file_in_use")
     if services.intake.is_receiving(file.id):
         raise Conflict(f"The file {file.id} is being uploaded.", code="upload_in_progress")
-    # The row goes first: a crash in between leaves bytes that nobody sees, not a file without bytes.
-    await services.metadata.delete_file(file.id)
-    for key in (content_key(file.id), index_key(file.id)):
-        await asyncio.to_thread(services.blobs.delete, key)
+    await services.intake.remove(file.id)
     return JsonResponse({"id": file.id, "object": "file", "deleted": True})
 
 

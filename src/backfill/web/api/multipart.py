@@ -18,7 +18,6 @@ __all__ = ["FIELDS_MAX", "FIELD_BYTES_MAX", "FileBytes", "FilePart", "FormEvent"
 
 FIELD_BYTES_MAX = 64 * 1024
 FIELDS_MAX = 32
-_FILE_FIELD = "file"
 _PLAIN_ENCODINGS = frozenset({b"", b"binary", b"8bit", b"7bit"})
 _QUOTED = re.compile(rb'"(?:\\.|[^"\\])*"')
 _EXTENDED_FILENAME = re.compile(rb";\s*filename\*\s*=\s*([\w!#$%&+^`{}~-]+)'[^']*'([^;\s]+)", re.IGNORECASE)
@@ -49,7 +48,8 @@ FormEvent = FormField | FilePart | FileBytes
 class FormReader:
     """Feed it the body in pieces of any size; each gives the events that it completes."""
 
-    def __init__(self, content_type: str) -> None:
+    def __init__(self, content_type: str, file_field: str = "file") -> None:
+        self._file_field = file_field
         _, options = parse_options_header(content_type)
         boundary = options.get(b"boundary")
         if not boundary:
@@ -116,19 +116,23 @@ class FormReader:
             _refuse("A part has no Content-Disposition of form-data with a name.")
         self._field = _decode(options[b"name"])
         filename = _find_filename(disposition, options)
-        if self._field == _FILE_FIELD:
+        if self._field == self._file_field:
             self._begin_file(filename or "")
         elif filename is not None:
-            raise InvalidInput(f"The part {self._field!r} holds a file; its name must be 'file'.", param=self._field)
+            raise InvalidInput(
+                f"The part {self._field!r} holds a file; its name must be {self._file_field!r}.", param=self._field
+            )
         else:
             self._begin_field()
 
     def _begin_file(self, filename: str) -> None:
         if self._has_file:
-            raise InvalidInput("Send one file per request.", param="file")
+            raise InvalidInput("Send one file per request.", param=self._file_field)
         encoding = self._headers.get(b"content-transfer-encoding", b"").strip().lower()
         if encoding not in _PLAIN_ENCODINGS:
-            raise InvalidInput("The file must be sent as it is, without a Content-Transfer-Encoding.", param="file")
+            raise InvalidInput(
+                "The file must be sent as it is, without a Content-Transfer-Encoding.", param=self._file_field
+            )
         self._has_file = True
         self._value = None
         self._events.append(FilePart(filename))

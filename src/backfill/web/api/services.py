@@ -1,7 +1,8 @@
 """What the handlers need from the rest of the process, handed in by the wiring."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -29,6 +30,8 @@ class Services:
     list_models: Callable[[], list[str]]
     signing_key: bytes
     """For the signed upload addresses; the same in every process that shares the metadata."""
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the server ends: answers that would go on for as long as a batch runs are cut."""
 
 
 # Dependencies are coroutines, or each request would wait for a worker thread to look up an attribute.

@@ -1,4 +1,4 @@
-"""Signed upload addresses: whoever holds one may fill one reserved file until it expires, without a key."""
+"""Signed upload addresses: whoever holds one may fill one reserved file, or one part of it, without a key."""
 
 import hashlib
 import hmac
@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from backfill.config import ServerConfig
 from backfill.errors import InvalidInput
 
-__all__ = ["check_signature", "make_upload_url"]
+__all__ = ["check_signature", "make_part_urls", "make_upload_url", "part_subject"]
 
 _HOST = re.compile(r"[A-Za-z0-9._\-]+(?::\d{1,5})?|\[[0-9A-Fa-f:.]+\](?::\d{1,5})?")
 _EXPIRY = re.compile(r"\d{1,12}")
@@ -20,23 +20,42 @@ _EXPIRY = re.compile(r"\d{1,12}")
 
 def make_upload_url(request: Request, server: ServerConfig, signing_key: bytes, file_id: str) -> str:
     """An absolute URL that this client can reach and that takes the file's bytes."""
-    expires = int(time.time()) + server.upload_url_valid_s
-    query = urlencode({"expires": expires, "signature": _sign(signing_key, file_id, str(expires))})
-    return f"{_find_root(request, server.public_url)}/v1/uploads/{file_id}?{query}"
+    return f"{_find_root(request, server.public_url)}/v1/uploads/{file_id}?{_sign_query(server, signing_key, file_id)}"
 
 
-def check_signature(signing_key: bytes, file_id: str, expires: str, signature: str) -> None:
-    """Raises a 403 unless this server signed the address and it has not expired."""
-    expected = _sign(signing_key, file_id, expires)
+def make_part_urls(
+    request: Request, server: ServerConfig, signing_key: bytes, upload_id: str, part_count: int
+) -> list[str]:
+    """One such URL for each part of an upload, from the first."""
+    root = f"{_find_root(request, server.public_url)}/v1/uploads/{upload_id}/parts"
+    return [
+        f"{root}/{number}?{_sign_query(server, signing_key, part_subject(upload_id, number))}"
+        for number in range(1, part_count + 1)
+    ]
+
+
+def part_subject(upload_id: str, part_number: int) -> str:
+    """What the address of a part is signed for; no id of a file has a slash."""
+    return f"{upload_id}/{part_number}"
+
+
+def check_signature(signing_key: bytes, subject: str, expires: str, signature: str) -> None:
+    """Raises a 403 unless this server signed an address for `subject` and it has not expired."""
+    expected = _sign(signing_key, subject, expires)
     if not hmac.compare_digest(expected.encode(), signature.encode("utf-8", "replace")):
         raise HTTPException(403, "The signature of this upload address is not valid.")
     if not _EXPIRY.fullmatch(expires) or int(expires) < time.time():
-        raise HTTPException(403, "This upload address has expired; ask for a new one with POST /v1/files.")
+        raise HTTPException(403, "This upload address has expired; ask for a new one.")
 
 
-def _sign(signing_key: bytes, file_id: str, expires: str) -> str:
+def _sign_query(server: ServerConfig, signing_key: bytes, subject: str) -> str:
+    expires = int(time.time()) + server.upload_url_valid_s
+    return urlencode({"expires": expires, "signature": _sign(signing_key, subject, str(expires))})
+
+
+def _sign(signing_key: bytes, subject: str, expires: str) -> str:
     # The purpose stands in front, so that no other use of the key can yield a valid address.
-    content = f"upload\n{file_id}\n{expires}".encode("utf-8", "replace")
+    content = f"upload\n{subject}\n{expires}".encode("utf-8", "replace")
     return hmac.new(signing_key, content, hashlib.sha256).hexdigest()
 
 

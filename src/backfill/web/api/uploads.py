@@ -19,7 +19,7 @@ from backfill.web.api.multipart import FIELDS_MAX, FileBytes, FilePart, FormFiel
 from backfill.web.api.services import Services, ServicesOf
 from backfill.web.api.signing import check_signature, make_upload_url
 
-__all__ = ["router"]
+__all__ = ["EXPIRY_RANGE_S", "check_announced", "check_purpose", "clean_filename", "router"]
 
 FORM_BYTES_MAX = 64 * 1024
 # Boundaries, part headers and the other fields of a form that is announced as a whole.
@@ -53,20 +53,13 @@ async def create_file_with_content(request: Request, services: ServicesOf, owner
     return await _create(request, services, owner, file_required=True)
 
 
-@router.post("/v1/files/multipart/initiate")
-async def refuse_upload_in_parts(services: ServicesOf, _owner: Owner) -> Response:
-    """Clients send files in parts above 5 GiB only, and no batch file may be as large."""
-    limit = services.config.limits.file_size_bytes
-    raise TooLarge(f"Files are not taken in parts: the limit is {limit} bytes.", param="file_size")
-
-
 @router.put("/v1/uploads/{file_id}")
 async def receive_bytes(
     file_id: str, request: Request, services: ServicesOf, expires: str = "", signature: str = ""
 ) -> Response:
     """Take the bytes of a reserved file; the address is the permission. The file is complete with the answer."""
     check_signature(services.signing_key, file_id, expires, signature)
-    _check_announced(request, services.config.limits.file_size_bytes)
+    check_announced(request, services.config.limits.file_size_bytes)
     await services.metadata.get_file(file_id)
     upload = services.intake.begin(file_id)
     try:
@@ -111,7 +104,7 @@ async def _read_form(request: Request, services: Services) -> _Form:
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        _check_announced(request, services.config.limits.file_size_bytes + FORM_OVERHEAD_BYTES_MAX)
+        check_announced(request, services.config.limits.file_size_bytes + FORM_OVERHEAD_BYTES_MAX)
         return await _receive_multipart(request, services.intake, FormReader(content_type), fields)
     if kind == "application/x-www-form-urlencoded":
         fields |= _parse_urlencoded(await read_body(request, FORM_BYTES_MAX))
@@ -137,7 +130,7 @@ async def _receive_multipart(request: Request, intake: Intake, reader: FormReade
                         fields[name] = value
                         if name == "purpose":
                             # Before 100 MB are received for nothing, if it comes first.
-                            _check_purpose(fields, allowed_purposes(request))
+                            check_purpose(fields, allowed_purposes(request))
         reader.finish()
     except BaseException:
         if upload is not None:
@@ -158,8 +151,8 @@ def _make_draft(form: _Form, owner: str, purposes: tuple[str, ...]) -> File:
     return File(
         id=form.upload.file_id if form.upload else new_file_id(),
         owner=owner,
-        filename=_clean_filename(fields.get("file_name") or form.part_filename),
-        purpose=_check_purpose(fields, purposes),
+        filename=clean_filename(fields.get("file_name") or form.part_filename),
+        purpose=check_purpose(fields, purposes),
         status=FileStatus.RESERVED,
         created_at_ms=(created_at_ms := now_ms()),
         expires_at_ms=_find_expiry(fields, created_at_ms),
@@ -167,7 +160,8 @@ def _make_draft(form: _Form, owner: str, purposes: tuple[str, ...]) -> File:
     )
 
 
-def _check_purpose(fields: Mapping[str, str], purposes: tuple[str, ...]) -> str:
+def check_purpose(fields: Mapping[str, str], purposes: tuple[str, ...]) -> str:
+    """The purpose among the fields of an upload; raises InvalidInput for one that is not taken here."""
     purpose = fields.get("purpose")
     if purpose not in purposes:
         fault = f"got {purpose!r}" if purpose else "it is missing"
@@ -189,7 +183,7 @@ def _find_expiry(fields: Mapping[str, str], created_at_ms: int) -> int | None:
     return created_at_ms + int(seconds) * 1000
 
 
-def _check_announced(request: Request, limit_bytes: int) -> None:
+def check_announced(request: Request, limit_bytes: int) -> None:
     """Refuse what cannot fit before it is sent; what is not announced is counted as it comes."""
     announced = content_length(request)
     if announced is not None and announced > limit_bytes:
@@ -205,7 +199,7 @@ def _parse_urlencoded(body: bytes) -> dict[str, str]:
     return dict(pairs)
 
 
-def _clean_filename(name: str) -> str:
+def clean_filename(name: str) -> str:
     """The last part of a path of either system, without what would break a header or a terminal."""
     base = _CONTROL.sub("", name.replace("\\", "/").rpartition("/")[2]).strip()
     # Cut in front: the end says what kind of file it is.

@@ -64,6 +64,12 @@ def _create_batches() -> None:
         sa.Column("holder", sa.String(64)),
         sa.Column("lease_until_ms", sa.BigInteger, nullable=False),
         sa.Column("epoch", sa.BigInteger, nullable=False),
+        sa.Column("idempotency_key", sa.String(255)),
+        sa.Column("request_digest", sa.String(64), nullable=False),
+        sa.Column("webhook_due_at_ms", sa.BigInteger),
+        sa.Column("webhook_tries", sa.Integer, nullable=False),
     )
     op.create_index("batches_by_owner", "batches", ["owner", "created_at_ms"])
     op.create_index("batches_by_state", "batches", ["state", "deadline_at_ms"])
+    op.create_index("batches_by_idempotency_key", "batches", ["owner", "idempotency_key"], unique=True)
+    op.create_index("batches_by_webhook", "batches", ["webhook_due_at_ms"])

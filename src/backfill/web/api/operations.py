@@ -1,0 +1,229 @@
+"""The table of operations: what each route takes in its body and headers, and everything that it can answer.
+
+Parameters in paths and queries are not here: FastAPI knows them from the handlers (`openapi`).
+"""
+
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from backfill.web.api import schemas
+from backfill.web.api.batches import CreateBatch
+from backfill.web.api.parts import (
+    PART_COUNT_MAX,
+    AbortParts,
+    CompleteParts,
+    CompleteUpload,
+    CreateUpload,
+    InitiateParts,
+)
+from backfill.wire import openai, together
+
+__all__ = ["OPERATIONS", "PATH_PARAMETERS", "REFERENCE", "Answer", "Operation"]
+
+REFERENCE = "#/components/schemas/{model}"
+_ID = {"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9_-]+$"}
+PATH_PARAMETERS: dict[str, dict[str, Any]] = {
+    "file_id": _ID,
+    "batch_id": _ID,
+    "upload_id": _ID,
+    "part_number": {"type": "integer", "minimum": 1, "maximum": PART_COUNT_MAX},
+}
+
+
+class Answer(NamedTuple):
+    """One status that an operation can have, other than an error."""
+
+    status: int
+    description: str
+    content: dict[str, Any] | None = None
+    headers: dict[str, str] | None = None
+
+
+class Operation(NamedTuple):
+    """A route as the document tells of it."""
+
+    answers: tuple[Answer, ...]
+    errors: tuple[int, ...]
+    models: tuple[type[BaseModel], ...] = ()
+    """All models that answers and body refer to."""
+    body: dict[str, Any] | None = None
+    headers: tuple[dict[str, Any], ...] = ()
+    is_open: bool = False
+    """Whether no key is asked for."""
+
+
+def _refer(*models: type[BaseModel]) -> dict[str, Any]:
+    references = [{"$ref": REFERENCE.format(model=model.__name__)} for model in models]
+    return references[0] if len(references) == 1 else {"anyOf": references}
+
+
+def _json(*models: type[BaseModel], status: int = 200, description: str = "Done.") -> Answer:
+    return Answer(status, description, {"application/json": {"schema": _refer(*models)}})
+
+
+def _one(model: type[BaseModel], *errors: int) -> Operation:
+    """An operation with one JSON answer and no body."""
+    return Operation((_json(model),), (401, *errors, 500, 503), (model,))
+
+
+def _exchange(wanted: type[BaseModel], answered: type[BaseModel], *errors: int) -> Operation:
+    """An operation that takes JSON and answers JSON."""
+    body = _body("JSON, whatever the content type.", application__json=_refer(wanted))
+    return Operation((_json(answered),), (400, 401, *errors, 413, 500, 503), (wanted, answered), body)
+
+
+def _header(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {
+        "name": name,
+        "in": "header",
+        "required": False,
+        "description": description,
+        "schema": {"type": "string"} | schema,
+    }
+
+
+def _body(description: str, **schemas_by_type: dict[str, Any]) -> dict[str, Any]:
+    content = {name.replace("__", "/").replace("_", "-"): {"schema": each} for name, each in schemas_by_type.items()}
+    return {"description": description, "required": True, "content": content}
+
+
+_PURPOSE = {"type": "string", "enum": [*together.PURPOSES, *openai.PURPOSES]}
+_FIELDS = {
+    "purpose": _PURPOSE,
+    "file_name": {"type": "string", "description": "Wins over the name of the file part."},
+    "file_type": {"type": "string", "enum": ["jsonl"]},
+    "checksum": {"type": "string", "pattern": "^([0-9a-fA-F]{64})?$", "description": "SHA-256 of the bytes."},
+    "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
+    "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
+}
+_EXPIRY = {
+    "expires_after[anchor]": ["expires_after[seconds]"],
+    "expires_after[seconds]": ["expires_after[anchor]"],
+}
+_BYTES = {"type": "string", "format": "binary"}
+_WITH_FILE = {
+    "type": "object",
+    "required": ["file", "purpose"],
+    "properties": {"file": _BYTES, **_FIELDS},
+    "dependentRequired": _EXPIRY,
+}
+_WITHOUT_FILE = {
+    "type": "object",
+    "required": ["file_name", "purpose"],
+    "properties": _FIELDS | {"file_name": {"type": "string", "minLength": 1}},
+    "dependentRequired": _EXPIRY,
+}
+_LOCATION = {
+    "location": "Where to PUT the bytes: an absolute URL that needs no key.",
+    "x-together-file-id": "The id of the file.",
+}
+_CONTENT_HEADERS = {"content-disposition": "The file's name.", "accept-ranges": "bytes", "content-length": "Bytes."}
+_LINES = {"application/jsonl": {"schema": _BYTES}}
+_UPLOAD_ERRORS = (400, 401, 413, 500, 503)
+_BATCH = (schemas.TogetherBatch, schemas.OpenAIBatch)
+_CREATED = (
+    _json(schemas.OpenAIBatch, description="A batch in OpenAI's dialect."),
+    _json(schemas.BatchCreated, status=201, description="A batch in Together's dialect."),
+)
+_REPEAT_HEADERS = (
+    _header("Idempotency-Key", "The same key with the same request gives the same batch.", minLength=1, maxLength=255),
+    _header("X-Stainless-Retry-Count", "Above 0: the same request was sent before."),
+)
+_BATCH_LIST: dict[str, Any] = {
+    "anyOf": [_refer(schemas.BatchPage), {"type": "array", "items": _refer(schemas.TogetherBatch)}]
+}
+
+OPERATIONS: dict[tuple[str, str], Operation] = {
+    ("GET", "/health"): Operation((_json(schemas.Health),), (500,), (schemas.Health,), is_open=True),
+    ("GET", "/openapi.json"): Operation(
+        (Answer(200, "Done.", {"application/json": {"schema": {"type": "object"}}}),), (500,), is_open=True
+    ),
+    ("GET", "/v1/models"): _one(schemas.ModelPage),
+    ("GET", "/v1/whoami"): _one(schemas.Identity),
+    ("POST", "/v1/files"): Operation(
+        (
+            _json(schemas.FileAnswer, description="There was a file part: the file is here."),
+            Answer(302, "There was none: the file is reserved.", headers=_LOCATION),
+        ),
+        _UPLOAD_ERRORS,
+        (schemas.FileAnswer,),
+        _body(
+            "A form with the file, or without it to ask for an address for its bytes. Fields may stand in the query.",
+            multipart__form_data={"anyOf": [_WITH_FILE, _WITHOUT_FILE]},
+            application__x_www_form_urlencoded=_WITHOUT_FILE,
+        ),
+    ),
+    ("POST", "/v1/files/upload"): Operation(
+        (_json(schemas.FileAnswer),),
+        _UPLOAD_ERRORS,
+        (schemas.FileAnswer,),
+        _body("A form with the file.", multipart__form_data=_WITH_FILE),
+    ),
+    ("PUT", "/v1/uploads/{file_id}"): Operation(
+        (Answer(200, "The file is complete."),),
+        (400, 403, 404, 413, 500, 503),
+        body=_body("The bytes as they are.", application__octet_stream=_BYTES),
+        is_open=True,
+    ),
+    ("GET", "/v1/files"): _one(schemas.FilePage, 400, 404),
+    ("GET", "/v1/files/{file_id}"): _one(schemas.FileAnswer, 404),
+    ("POST", "/v1/files/{file_id}/preprocess"): _one(schemas.FileAnswer, 404),
+    ("DELETE", "/v1/files/{file_id}"): _one(schemas.FileDeleted, 400, 404),
+    ("GET", "/v1/files/{file_id}/content"): Operation(
+        (
+            Answer(200, "The whole file.", _LINES, _CONTENT_HEADERS),
+            Answer(206, "One range of it.", _LINES, _CONTENT_HEADERS | {"content-range": "Which bytes, of how many."}),
+        ),
+        (400, 401, 404, 416, 500, 503),
+        headers=(
+            _header("Range", "One range of bytes; any other form gives the whole file."),
+            _header("If-Range", "The ETag of an earlier answer: if it is not the file's, the whole file is sent."),
+        ),
+    ),
+    ("POST", "/v1/files/multipart/initiate"): _exchange(InitiateParts, schemas.PartsInitiated),
+    ("PUT", "/v1/uploads/{upload_id}/parts/{part_number}"): Operation(
+        (Answer(200, "The part is here.", headers={"etag": "To be named when the upload is completed."}),),
+        (400, 403, 404, 413, 500, 503),
+        body=_body("The part's bytes as they are.", application__octet_stream=_BYTES),
+        is_open=True,
+    ),
+    ("POST", "/v1/files/multipart/complete"): _exchange(CompleteParts, schemas.PartsCompleted, 404),
+    ("POST", "/v1/files/multipart/abort"): _exchange(AbortParts, schemas.PartsAborted, 404),
+    ("POST", "/v1/uploads"): _exchange(CreateUpload, schemas.UploadAnswer),
+    ("POST", "/v1/uploads/{upload_id}/parts"): Operation(
+        (_json(schemas.UploadPartAnswer),),
+        (400, 401, 404, 413, 500, 503),
+        (schemas.UploadPartAnswer,),
+        _body(
+            "A form with the part.",
+            multipart__form_data={"type": "object", "required": ["data"], "properties": {"data": _BYTES}},
+        ),
+    ),
+    ("POST", "/v1/uploads/{upload_id}/complete"): _exchange(CompleteUpload, schemas.UploadAnswer, 404),
+    ("POST", "/v1/uploads/{upload_id}/cancel"): _one(schemas.UploadAnswer, 400, 404),
+    ("POST", "/v1/batches"): Operation(
+        _CREATED,
+        (400, 401, 404, 413, 500, 503),
+        (schemas.OpenAIBatch, schemas.BatchCreated, CreateBatch),
+        _body("The batch, whatever the content type.", application__json=_refer(CreateBatch)),
+        _REPEAT_HEADERS,
+    ),
+    ("GET", "/v1/batches"): Operation(
+        (Answer(200, "A page or all, as the client's dialect has it.", {"application/json": {"schema": _BATCH_LIST}}),),
+        (400, 401, 404, 500, 503),
+        (schemas.BatchPage, schemas.TogetherBatch),
+    ),
+    ("GET", "/v1/batches/{batch_id}"): Operation((_json(*_BATCH),), (401, 404, 500, 503), _BATCH),
+    ("POST", "/v1/batches/{batch_id}/cancel"): Operation((_json(*_BATCH),), (400, 401, 404, 500, 503), _BATCH),
+    ("GET", "/v1/batches/{batch_id}/results"): Operation(
+        (Answer(200, "Finished lines, in the order in which they finished.", _LINES),),
+        (400, 401, 404, 500, 503),
+    ),
+    ("POST", "/v1/batches/{batch_id}/retry"): Operation(
+        _CREATED,
+        (400, 401, 404, 500, 503),
+        (schemas.OpenAIBatch, schemas.BatchCreated),
+        headers=_REPEAT_HEADERS,
+    ),
+}

@@ -1,0 +1,147 @@
+"""Results before the end: the finished lines of a batch in the order in which they finish, for as long as it runs."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from backfill.batch import Batch, Outcome, State
+from backfill.errors import Conflict, NotFound
+from backfill.index import LineIndex
+from backfill.journal import Finished, Tail
+from backfill.store import LocalBlobs, index_key
+from backfill.web.api.keys import Owner
+from backfill.web.api.services import Services, ServicesOf
+from backfill.wire.results import render_answer, render_failure, render_rest
+
+__all__ = ["ResultStream", "router"]
+
+AFTER_MAX = 2**31 - 1
+POLL_S = 0.25
+_PIECE_BYTES = 1 << 18
+_REST_AT_ONCE = 1000
+
+router = APIRouter()
+
+
+@router.get("/v1/batches/{batch_id}/results")
+async def stream_results(
+    batch_id: str,
+    services: ServicesOf,
+    owner: Owner,
+    after: Annotated[int, Query(ge=0, le=AFTER_MAX)] = 0,
+    follow: bool = True,
+) -> Response:
+    """The finished lines behind the first `after`; with `follow`, those to come as well, until the batch has ended."""
+    batch = await services.metadata.get_batch(batch_id, owner)
+    try:
+        lines = await asyncio.to_thread(_ResultLines, services.blobs, batch, after)
+    except NotFound:
+        message = f"The input file of batch {batch.id} was deleted; its results are in its output and error file."
+        raise Conflict(message, code="input_file_deleted") from None
+    return ResultStream(services, batch, lines, follow=follow)
+
+
+class _ResultLines:
+    """Renders what the journal tells. Blocks on disk: call it in worker threads; one at a time goes in."""
+
+    def __init__(self, blobs: LocalBlobs, batch: Batch, after: int) -> None:
+        self._index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))
+        self._batch = batch
+        self._tail = Tail(blobs, batch.id, len(self._index), after)
+        self._lock = threading.Lock()
+        self._is_closed = False
+
+    def read_finished(self) -> bytes:
+        """The next finished lines; nothing if no other line has finished yet."""
+        with self._lock:
+            if self._is_closed:
+                return b""
+            return b"".join(map(self._render, self._tail.read(_PIECE_BYTES)))
+
+    def find_rest(self) -> list[int]:
+        """The lines that are still to be told of a batch which has ended, and which no engine answered."""
+        with self._lock:
+            return list(self._tail.find_unfinished())[self._tail.to_skip :]
+
+    def render_rest(self, ended: Batch, lines: list[int]) -> bytes:
+        """Lines that a cancel or a deadline left undone."""
+        return b"".join(render_rest(ended, line, self._index.custom_id_json(line)) for line in lines)
+
+    def close(self) -> None:
+        """Give all descriptors back, once nobody reads."""
+        with self._lock:
+            self._is_closed = True
+            self._tail.close()
+
+    def _render(self, finished: Finished) -> bytes:
+        line, outcome, status, body = finished
+        custom_id = self._index.custom_id_json(line)
+        if outcome is Outcome.ANSWERED:
+            return render_answer(self._batch, line, custom_id, status, body)
+        return render_failure(self._batch, line, custom_id, outcome, status, body)
+
+
+class ResultStream(Response):
+    """Sends lines until there are no more, the client is gone or the server stops. Owns the lines, and closes them.
+
+    A stream that the server cuts is left without its end, so that no client takes it for the whole.
+    """
+
+    media_type = "application/jsonl"
+
+    def __init__(self, services: Services, batch: Batch, lines: _ResultLines, *, follow: bool) -> None:
+        super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
+        del self.headers["content-length"]
+        self._metadata = services.metadata
+        self._stopping = services.stopping
+        self._batch = batch
+        self._lines = lines
+        self._follow = follow
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's own
+        """Send the lines; ends at once, whatever it waits for, when nobody listens or the server stops."""
+        sending = asyncio.create_task(self._send(send))
+        ending = (asyncio.create_task(_wait_for_disconnect(receive)), asyncio.create_task(self._stopping.wait()))
+        try:
+            await asyncio.wait((sending, *ending), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (sending, *ending):
+                task.cancel()
+            await asyncio.wait((sending, *ending))
+            await asyncio.to_thread(self._lines.close)
+        if not sending.cancelled():
+            sending.result()
+
+    async def _send(self, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        async for piece in self._make_pieces():
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _make_pieces(self) -> AsyncIterator[bytes]:
+        batch = self._batch
+        while True:
+            while piece := await asyncio.to_thread(self._lines.read_finished):
+                yield piece
+            # It had ended before the journal was read: nothing was written since.
+            if batch.state.is_final:
+                break
+            if not self._follow:
+                return
+            await asyncio.sleep(POLL_S)
+            batch = await self._metadata.get_batch(batch.id)
+        # A batch that was rejected has no result lines at all, only reasons.
+        if batch.state is not State.FAILED:
+            rest = await asyncio.to_thread(self._lines.find_rest)
+            for start in range(0, len(rest), _REST_AT_ONCE):
+                yield await asyncio.to_thread(self._lines.render_rest, batch, rest[start : start + _REST_AT_ONCE])
+
+
+async def _wait_for_disconnect(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

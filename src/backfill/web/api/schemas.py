@@ -1,0 +1,273 @@
+"""The answers of the API as models: what the OpenAPI document says of them, and what tests hold them against.
+
+Handlers render answers by hand (`wire`); a member that is not here, or that is missing there, fails the tests.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "BatchCreated",
+    "BatchPage",
+    "ErrorAnswer",
+    "FileAnswer",
+    "FileDeleted",
+    "FilePage",
+    "Health",
+    "Identity",
+    "ModelPage",
+    "OpenAIBatch",
+    "PartsAborted",
+    "PartsCompleted",
+    "PartsInitiated",
+    "TogetherBatch",
+    "UploadAnswer",
+    "UploadPartAnswer",
+]
+
+_Seconds = Annotated[int, Field(description="Unix time in seconds.")]
+_Time = Annotated[str, Field(json_schema_extra={"format": "date-time"})]
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class _Error(_Answer):
+    message: str
+    type: Literal["invalid_request_error", "authentication_error", "permission_error", "server_error"]
+    param: Annotated[str | None, Field(description="The field at fault.")]
+    code: str | None
+
+
+class ErrorAnswer(_Answer):
+    """Whatever fails, and wherever."""
+
+    error: _Error
+
+
+class FileAnswer(_Answer):
+    """A file, with the members of both dialects. Under `/together/v1` and `/openai/v1` it has that dialect's only."""
+
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: _Seconds
+    expires_at: _Seconds | None
+    filename: str
+    purpose: Literal["batch", "batch-api", "batch_output"]
+    status: Literal["uploaded", "processed"]
+    status_details: None
+    FileType: Literal["jsonl"]
+    Processed: bool
+    LineCount: int
+    processing_status: None
+
+
+class FilePage(_Answer):
+    """Files, and whether there are more behind them."""
+
+    object: Literal["list"]
+    data: list[FileAnswer]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class FileDeleted(_Answer):
+    """A file that is no more."""
+
+    id: str
+    object: Literal["file"]
+    deleted: Literal[True]
+
+
+class _PartAddress(_Answer):
+    PartNumber: int
+    URL: Annotated[str, Field(description="Where to PUT the part: an absolute URL that needs no key.")]
+    Headers: Annotated[dict[str, str], Field(description="What to send with it.")]
+
+
+class PartsInitiated(_Answer):
+    """An upload in parts, and where each of them goes."""
+
+    upload_id: str
+    file_id: str
+    parts: list[_PartAddress]
+
+
+class PartsCompleted(_Answer):
+    """The file that the parts have become."""
+
+    file: FileAnswer
+
+
+class PartsAborted(_Answer):
+    """An upload that is no more."""
+
+    upload_id: str
+    file_id: str
+    aborted: Literal[True]
+
+
+class _UploadedFile(_Answer):
+    id: str
+    object: Literal["file"]
+    bytes: int
+    created_at: _Seconds
+    expires_at: _Seconds | None
+    filename: str
+    purpose: Literal["batch", "batch-api", "batch_output"]
+    status: Literal["uploaded", "processed"]
+    status_details: None
+
+
+class UploadAnswer(_Answer):
+    """An upload in parts that are named by the server."""
+
+    id: str
+    object: Literal["upload"]
+    bytes: int
+    created_at: _Seconds
+    expires_at: _Seconds
+    filename: str
+    purpose: Literal["batch", "batch-api"]
+    status: Literal["pending", "completed", "cancelled"]
+    file: _UploadedFile | None
+
+
+class UploadPartAnswer(_Answer):
+    """A part that was received."""
+
+    id: str
+    object: Literal["upload.part"]
+    created_at: _Seconds
+    upload_id: str
+
+
+class _RequestCounts(_Answer):
+    total: int
+    completed: int
+    failed: int
+
+
+class TogetherBatch(_Answer):
+    """A batch in Together's dialect."""
+
+    id: str
+    user_id: str
+    input_file_id: str
+    file_size_bytes: int
+    status: Literal["VALIDATING", "IN_PROGRESS", "COMPLETED", "FAILED", "EXPIRED", "CANCELLED"]
+    job_deadline: _Time
+    created_at: _Time
+    endpoint: str
+    progress: Annotated[float, Field(ge=0, le=100)]
+    model_id: str | None
+    output_file_id: str | None
+    error_file_id: str | None
+    error: str | None
+    completed_at: _Time | None
+    request_counts: _RequestCounts
+
+
+class BatchCreated(_Answer):
+    """What creating a batch is answered with in Together's dialect."""
+
+    job: TogetherBatch
+    warning: str | None
+
+
+class _Problem(_Answer):
+    code: str
+    message: str
+    param: str | None
+    line: int | None
+
+
+class _Problems(_Answer):
+    object: Literal["list"]
+    data: list[_Problem]
+
+
+class _CachedTokens(_Answer):
+    cached_tokens: int
+
+
+class _ReasoningTokens(_Answer):
+    reasoning_tokens: int
+
+
+class _Usage(_Answer):
+    input_tokens: int
+    input_tokens_details: _CachedTokens
+    output_tokens: int
+    output_tokens_details: _ReasoningTokens
+    total_tokens: int
+
+
+class OpenAIBatch(_Answer):
+    """A batch in OpenAI's dialect."""
+
+    id: str
+    object: Literal["batch"]
+    endpoint: str
+    model: str | None
+    errors: _Problems | None
+    input_file_id: str
+    completion_window: str
+    status: Literal[
+        "validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"
+    ]
+    output_file_id: str | None
+    error_file_id: str | None
+    created_at: _Seconds
+    in_progress_at: _Seconds | None
+    expires_at: _Seconds | None
+    finalizing_at: _Seconds | None
+    completed_at: _Seconds | None
+    failed_at: _Seconds | None
+    expired_at: _Seconds | None
+    cancelling_at: _Seconds | None
+    cancelled_at: _Seconds | None
+    request_counts: _RequestCounts
+    usage: _Usage
+    metadata: dict[str, str] | None
+
+
+class BatchPage(_Answer):
+    """Batches in OpenAI's dialect, and whether there are more behind them."""
+
+    object: Literal["list"]
+    data: list[OpenAIBatch]
+    first_id: str | None
+    last_id: str | None
+    has_more: bool
+
+
+class _Model(_Answer):
+    id: str
+    object: Literal["model"]
+    created: _Seconds
+    owned_by: str
+
+
+class ModelPage(_Answer):
+    """The models that lines may name."""
+
+    object: Literal["list"]
+    data: list[_Model]
+
+
+class Identity(_Answer):
+    """Who is asking."""
+
+    object: Literal["user"]
+    user_id: str
+
+
+class Health(_Answer):
+    """The process answers."""
+
+    status: Literal["ok"]
