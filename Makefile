@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.backfill-setup
 PYTHON_DIRECTORIES := $(wildcard src tests bench examples skills)
-TYPED_DIRECTORIES := $(wildcard src tests bench examples)
+TYPED_DIRECTORIES := $(wildcard src tests bench examples skills)
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory

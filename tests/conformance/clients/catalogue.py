@@ -27,6 +27,7 @@ from tests.conformance.clients.together import (
 
 __all__ = ["OPENAI_CLIENTS", "TOGETHER_CLIENTS", "TOGETHER_ONE_COMMAND", "ClientEntry", "Openings", "each_of"]
 
+TEST_TIMEOUT_S = 300
 _BUN = "@oven/bun-linux-x64@1.4.5"
 
 
@@ -53,7 +54,10 @@ class ClientEntry:
 
 def each_of(entries: Iterable[ClientEntry]) -> pytest.MarkDecorator:
     """Run the test with each of them, one after the other, so that each client's process is started once."""
-    params = [pytest.param(entry, id=str(entry), marks=[pytest.mark.slow] if entry.slow else []) for entry in entries]
+    # The first test of a client has to wait for its environment too.
+    timeout = pytest.mark.timeout(TEST_TIMEOUT_S)
+    slow = {True: (pytest.mark.slow,), False: ()}
+    params = [pytest.param(entry, id=str(entry), marks=(timeout, *slow[entry.slow])) for entry in entries]
     return pytest.mark.parametrize("entry", params, scope="module")
 
 

@@ -116,12 +116,15 @@ def test_memory_and_processor_time_of_a_process_are_read() -> None:
     pid = os.getpid()
     assert 0 < read_resident_mb(pid) <= read_peak_mb(pid)
     assert read_cpu_s(pid) > 0
+    if not reset_peak(pid):
+        pytest.skip("this kernel does not let a process reset its peak")
     before_mb = read_peak_mb(pid)
     block = bytearray(b"x") * 50_000_000
-    assert read_peak_mb(pid) > before_mb
+    high_mb = read_peak_mb(pid)
+    assert high_mb > before_mb + 40
     del block
-    if reset_peak(pid):
-        assert read_peak_mb(pid) < before_mb + 40
+    assert reset_peak(pid)
+    assert read_peak_mb(pid) < high_mb
 
 
 async def test_the_plain_session_is_set_up_as_our_client_is() -> None:

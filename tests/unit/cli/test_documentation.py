@@ -43,8 +43,8 @@ def test_defaults_and_variables_are_as_documented() -> None:
         found = getattr(getattr(config, section), name)
         assert default == ("[]" if found == () else str(found)), dotted
         assert variable == f"BACKFILL_{section}__{name}".upper()
-    documented = {dotted for dotted, _, _ in rows} | {"server.public_url"}
-    sections = ("server", "limits", "dispatch")
+    documented = {dotted for dotted, _, _ in rows} | {"server.public_url", "webhooks.url", "webhooks.secret"}
+    sections = ("server", "limits", "dispatch", "webhooks")
     assert documented == {f"{each}.{name}" for each in sections for name in type(getattr(config, each)).model_fields}
 
 

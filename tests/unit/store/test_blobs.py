@@ -95,3 +95,16 @@ def test_one_process_at_a_time_holds_a_folder(tmp_path: Path) -> None:
         FolderLock(tmp_path / "data")
     lock.release()
     FolderLock(tmp_path / "data").release()
+
+
+def test_the_last_blob_of_a_folder_takes_its_empty_folder_along(blobs: LocalBlobs) -> None:
+    for key in ("files/a/content", "files/a/index", "files/b/parts/1"):
+        blobs.write(key, b"x")
+    blobs.delete("files/a/content")
+    assert blobs.list_folders("files") == ["a", "b"]
+    blobs.delete("files/a/index")
+    blobs.delete("files/a/index")
+    assert blobs.list_folders("files") == ["b"]
+    blobs.delete_folder("files/b")
+    blobs.delete_folder("files/b")
+    assert blobs.list_folders("files") == []

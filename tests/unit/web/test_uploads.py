@@ -360,11 +360,6 @@ async def test_a_request_with_neither_file_nor_name(api: Api) -> None:
     assert (nothing.status_code, nothing.json()["error"]["param"]) == (400, "purpose")
 
 
-async def test_uploads_in_parts_are_refused_in_plain_words(api: Api) -> None:
-    response = await api.client.post("/v1/files/multipart/initiate", json={"file_size": 6 << 30})
-    assert (response.status_code, response.json()["error"]["code"]) == (413, "file_too_large")
-
-
 async def test_the_put_of_a_deleted_file_is_a_404(api: Api, content: bytes) -> None:
     reserved = await api.reserve()
     await api.client.delete(f"/v1/files/{reserved.headers['x-together-file-id']}")
