@@ -78,6 +78,8 @@ class DispatchConfig(_Section):
     """How long one answer may take."""
     cancel_grace_s: float = Field(10.0, ge=0)
     """How long requests in flight may still finish after a cancel, an expiry or a stop of the server."""
+    reuse_answers: bool = True
+    """Identical requests of a batch that have temperature 0 or a seed run once; false: each runs by itself."""
 
 
 class WebhooksConfig(_Section):

@@ -13,7 +13,7 @@ from backfill.engines import Fleet, Replica, Route, rename_model
 from backfill.errors import StoreCorrupt, StoreUnavailable
 from backfill.index import LineIndex
 from backfill.journal import Fold, Record, SegmentWriter
-from backfill.plan import order_lines
+from backfill.plan import plan_lines
 from backfill.store import BlobReader, LocalBlobs, content_key, index_key
 from backfill.turns import Turn
 
@@ -103,7 +103,8 @@ class OpenTurn:
         """Replay the journal, plan what is left, and begin a segment of this turn's own; raises StoreUnavailable."""
         batch = turn.batch
         index, outcomes = await asyncio.to_thread(_recover, blobs, turn)
-        orders = await asyncio.to_thread(order_lines, index.models, outcomes)
+        plan = await asyncio.to_thread(plan_lines, index, outcomes, reuse=False)
+        orders = {model: [line for group in groups for line in group.lines] for model, groups in plan.groups.items()}
         writer = await SegmentWriter.create(blobs, batch.id, turn.epoch)
         remaining = sum(len(lines) for lines in orders.values())
         opened = cls(turn, over, index, blobs.open(content_key(batch.input_file_id)), writer, remaining)

@@ -4,7 +4,7 @@ from backfill.engines.client import EngineClient
 from backfill.engines.external import ExternalReplica
 from backfill.engines.fleet import Fleet, Member, Route, rename_model
 from backfill.engines.llamacpp import LlamaCppReplica
-from backfill.engines.replica import CacheHabit, Gauges, Replica, ReplicaLimits
+from backfill.engines.replica import CacheHabit, Gauges, OnFirstToken, Replica, ReplicaLimits
 from backfill.engines.reply import Answered, Lost, LostReason, Refused, Reply
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Lost",
     "LostReason",
     "Member",
+    "OnFirstToken",
     "Refused",
     "Replica",
     "ReplicaLimits",

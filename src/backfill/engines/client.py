@@ -3,7 +3,7 @@
 import asyncio
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Final, Self
 
@@ -58,8 +58,13 @@ class EngineClient:
     ) -> None:
         await self.close()
 
-    async def send(self, url: URL, headers: Mapping[str, str], body: bytes) -> Reply:
-        """POST a JSON body and wait for the reply; raises nothing but CancelledError, which closes the connection."""
+    async def send(
+        self, url: URL, headers: Mapping[str, str], body: bytes, on_headers: Callable[[], None] | None = None
+    ) -> Reply:
+        """POST a JSON body and wait for the reply; raises nothing but CancelledError, which closes the connection.
+
+        `on_headers` is called once the status of a 2xx answer is here, which may be before its body.
+        """
         loop = asyncio.get_running_loop()
         task = asyncio.current_task(loop)
         if task is None:
@@ -70,7 +75,7 @@ class EngineClient:
         if self._timer is None:
             self._timer = loop.call_at(deadline, self._expire, loop)
         try:
-            status, answer_headers, answer = await self._exchange(url, headers, body)
+            status, answer_headers, answer = await self._exchange(url, headers, body, on_headers)
         except asyncio.CancelledError:
             if task in self._deadlines or task.cancelling() > cancels + 1:
                 raise  # somebody else's cancel, or somebody else's too
@@ -123,11 +128,13 @@ class EngineClient:
         return self._session
 
     async def _exchange(
-        self, url: URL, headers: Mapping[str, str], body: bytes
+        self, url: URL, headers: Mapping[str, str], body: bytes, on_headers: Callable[[], None] | None
     ) -> tuple[int, Mapping[str, str], bytes]:
         session = self._session or self._open()
         data = body if len(body) <= _LARGE_BODY_BYTES else io.BytesIO(body)
         async with session.post(url, data=data, headers=headers, allow_redirects=False) as response:
+            if on_headers is not None and response.status < 300:
+                on_headers()
             return response.status, response.headers, await _read(response)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:

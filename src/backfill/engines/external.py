@@ -10,7 +10,7 @@ from backfill.config import ExternalEngineConfig
 from backfill.engines.client import EngineClient
 from backfill.engines.gauges import parse_gauges
 from backfill.engines.interpret import refuse
-from backfill.engines.replica import CacheHabit, Gauges, ReplicaLimits
+from backfill.engines.replica import CacheHabit, Gauges, OnFirstToken, ReplicaLimits
 from backfill.engines.reply import Lost, Reply
 from backfill.errors import EngineUnavailable
 
@@ -62,12 +62,12 @@ class ExternalReplica:
                 raise EngineUnavailable(message)
             self._is_up = True
 
-    async def send(self, endpoint: str, body: bytes) -> Reply:
+    async def send(self, endpoint: str, body: bytes, on_first_token: OnFirstToken | None = None) -> Reply:
         """Send one request and wait for its reply."""
         url = self._urls.get(endpoint)
         if url is None:
             return refuse(f"Engine {self.name!r} does not serve {endpoint}.", 404)
-        reply = await self._client.send(url, self._headers, body)
+        reply = await self._client.send(url, self._headers, body, on_first_token)
         if isinstance(reply, Lost) and reply.never_sent:
             self._is_up = False
         return reply

@@ -18,7 +18,7 @@ from backfill.engines.interpret import count_usage, refuse
 from backfill.engines.llamacpp_messages import HostSettings, Ready
 from backfill.engines.llamacpp_requests import Plan, merge_answers, name_model, plan_calls
 from backfill.engines.models import ensure_model
-from backfill.engines.replica import CacheHabit, Gauges, ReplicaLimits
+from backfill.engines.replica import CacheHabit, Gauges, OnFirstToken, ReplicaLimits
 from backfill.engines.reply import Answered, Lost, LostReason, Refused, Reply
 from backfill.engines.restarts import RestartPace
 from backfill.errors import EngineUnavailable, ModelUnavailable
@@ -50,6 +50,7 @@ class LlamaCppReplica:
             concurrency=config.slots,
             endpoints=_EMBEDDING if config.embeddings else _GENERATING,
             context_tokens=config.context_tokens,
+            first_concurrency=config.slots,
         )
         self._config = config
         self._client = client
@@ -99,8 +100,8 @@ class LlamaCppReplica:
                 raise EngineUnavailable(message) from None
             raise
 
-    async def send(self, endpoint: str, body: bytes) -> Reply:
-        """Send one request and wait for its reply."""
+    async def send(self, endpoint: str, body: bytes, on_first_token: OnFirstToken | None = None) -> Reply:  # noqa: ARG002 - a plain answer comes whole
+        """Send one request and wait for its reply; llama.cpp does not tell when the first token came."""
         if endpoint not in self.limits.endpoints:
             return refuse(f"Engine {self.name!r} does not serve {endpoint}.", 404)
         if endpoint in _EMBEDDING:

@@ -1,12 +1,16 @@
 """The seam: all that the rest of Backfill knows of an engine."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from backfill.engines.reply import Reply
 
-__all__ = ["CacheHabit", "Gauges", "Replica", "ReplicaLimits"]
+__all__ = ["CacheHabit", "Gauges", "OnFirstToken", "Replica", "ReplicaLimits"]
+
+OnFirstToken = Callable[[], None]
+"""Called at most once, when the engine has computed the prompt: its answer begins, whether or not it is whole."""
 
 
 class CacheHabit(StrEnum):
@@ -35,9 +39,13 @@ class ReplicaLimits:
     """What a replica can take."""
 
     concurrency: int
-    """Requests in flight at most."""
+    """Requests in flight at most: a ceiling, the number that pays is found."""
     endpoints: frozenset[str]
     context_tokens: int | None = None
+    first_concurrency: int = 16
+    """Requests in flight before anything is known of the engine."""
+    exclusive: str = ""
+    """Of the replicas with the same word here one is up at a time, because there is memory for one; empty: no such."""
 
 
 class Replica(Protocol):
@@ -70,8 +78,11 @@ class Replica(Protocol):
 
         """
 
-    async def send(self, endpoint: str, body: bytes) -> Reply:
-        """Send one request and wait for its reply; never raises for what the network or the engine does."""
+    async def send(self, endpoint: str, body: bytes, on_first_token: OnFirstToken | None = None) -> Reply:
+        """Send one request and wait for its reply; never raises for what the network or the engine does.
+
+        An engine that cannot tell when its first token came does not call `on_first_token`.
+        """
 
     async def read_gauges(self) -> Gauges:
         """What the engine says of itself now; all None if it says nothing or cannot be reached."""

@@ -1,5 +1,5 @@
 """Pure: (index - finished lines) -> the order of lines. No I/O, no clock, no event loop."""
 
-from backfill.plan.order import order_lines
+from backfill.plan.order import LineGroup, Plan, plan_lines
 
-__all__ = ["order_lines"]
+__all__ = ["LineGroup", "Plan", "plan_lines"]
