@@ -117,7 +117,7 @@ class Outcome(IntEnum):
     REFUSED = 2
     """The engine (or the routing table) gave a 4xx; trying again would change nothing."""
     EXHAUSTED = 3
-    """Every try was lost: 5xx, time-out, dropped connection or 429."""
+    """Every try was lost: 5xx, time-out or dropped connection."""
 
 
 class Usage(NamedTuple):
@@ -135,6 +135,11 @@ class Counts(msgspec.Struct, frozen=True):
     answered: int = 0
     failed: int = 0
     usage: Usage = Usage()
+    """What engines computed; an answer given to several identical requests counts once."""
+    reused: int = 0
+    """Answered or refused lines that got the outcome of an identical one, and were not sent to an engine."""
+    reused_usage: Usage = Usage()
+    """What these would have cost."""
 
     @property
     def done(self) -> int:

@@ -11,8 +11,10 @@ import structlog
 from backfill.config import DispatchConfig
 from backfill.dispatch.feeder import Feeder
 from backfill.dispatch.open_turn import OpenTurn
+from backfill.dispatch.residency import Residency
 from backfill.engines import Fleet
 from backfill.errors import BackfillError, NotFound, StoreUnavailable, TurnLost
+from backfill.status import ReplicaStatus
 from backfill.store import LocalBlobs
 from backfill.turns import Turn, Turns
 
@@ -44,7 +46,11 @@ class Dispatcher:
         self._policy = policy
         self._bell = turns.subscribe()
         dice = random.Random()  # noqa: S311 - jitter, not a secret
-        self._feeders = {replica.name: Feeder(replica, policy, dice) for replica in fleet.replicas}
+        shared = {replica.limits.exclusive: Residency() for replica in fleet.replicas if replica.limits.exclusive}
+        self._feeders = {
+            replica.name: Feeder(replica, policy, dice, shared.get(replica.limits.exclusive))
+            for replica in fleet.replicas
+        }
         self._open: dict[str, _Work] = {}
         self._stopped = asyncio.Event()
 
@@ -52,6 +58,11 @@ class Dispatcher:
     def troubles(self) -> dict[str, str]:
         """Replica name -> why nothing is sent to it now, for those of which that is so."""
         return {name: feeder.trouble for name, feeder in self._feeders.items() if feeder.trouble}
+
+    @property
+    def replica_statuses(self) -> tuple[ReplicaStatus, ...]:
+        """Every replica, in the order of the configuration."""
+        return tuple(feeder.status for feeder in self._feeders.values())
 
     @property
     def in_flight(self) -> int:
@@ -120,7 +131,7 @@ class Dispatcher:
         """One turn from its lease to its return. A failure of the disk is reported, and the batch tried again."""
         drained = False
         try:
-            opened = await OpenTurn.open(turn, over, self._blobs, self._fleet)
+            opened = await OpenTurn.open(turn, over, self._blobs, self._fleet, reuse=self._policy.reuse_answers)
             drained = await self._feed_from(opened)
             failure: BackfillError | None = opened.failure
         except (StoreUnavailable, NotFound) as error:

@@ -1,28 +1,42 @@
-"""Keeps one replica as full as it can take, with lines of whichever batches have some for it."""
+"""Keeps one replica as full as pays, with lines of whichever batches have some for it."""
 
 import asyncio
 import random
 from contextlib import suppress
 
-import msgspec
 import structlog
 
 from backfill.batch import Outcome, Usage
 from backfill.config import DispatchConfig
-from backfill.dispatch.open_turn import Lane
-from backfill.dispatch.retry import choose_delay_s
+from backfill.dispatch.breaker import Breaker
+from backfill.dispatch.concurrency import ConcurrencyController
+from backfill.dispatch.lane import Job, Lane
+from backfill.dispatch.observer import Observer
+from backfill.dispatch.prefix_gate import Passage, PrefixGate
+from backfill.dispatch.residency import Residency
+from backfill.dispatch.retry import choose_delay_s, render_loss
 from backfill.engines import Answered, Lost, LostReason, Refused, Replica, Reply
 from backfill.errors import EngineUnavailable
+from backfill.status import ReplicaState, ReplicaStatus
 
 __all__ = ["Feeder"]
 
+_TICK_S = 0.25
+# So often a line may get a 429 although others were answered meanwhile: then it is the line that is too much.
+_REJECTIONS_MAX = 20
 _log = structlog.get_logger(__name__)
 
 
 class Feeder:
-    """As many workers as the replica takes requests; each takes a line, sends it and records what came back."""
+    """Workers, as many as the controller allows; each takes a line, sends it and records what came back.
 
-    def __init__(self, replica: Replica, policy: DispatchConfig, dice: random.Random) -> None:
+    A worker lives while there are lines that it may send. Whatever may make room or work (a line that comes back, a
+    first token, a higher limit, a pause that is over) wakes the feeder, which starts workers again.
+    """
+
+    def __init__(
+        self, replica: Replica, policy: DispatchConfig, dice: random.Random, residency: Residency | None = None
+    ) -> None:
         self.replica = replica
         self.trouble: str | None = None
         """Why nothing is sent now; None if all is well."""
@@ -30,81 +44,132 @@ class Feeder:
         """Requests that are with the replica now."""
         self._policy = policy
         self._dice = dice
+        self._residency = residency
         self._lanes: list[Lane] = []
-        self._more = asyncio.Event()
-        self._starting = asyncio.Lock()
-        self._paused_until = 0.0
-        self._setbacks = 0
+        self._wake = asyncio.Event()
+        self._breaker = Breaker(policy, dice)
+        self._workers = 0
+        self._is_held_back = False
+        self._group: asyncio.TaskGroup | None = None
+        limits = replica.limits
+        self._gate = PrefixGate(replica.cache_habit, limits.lines_per_prefix, self._release)
+        self._controller = ConcurrencyController(limits.concurrency, limits.first_concurrency)
+        self._limits = limits
+        self.observer = Observer(replica)
+
+    @property
+    def has_unfinished(self) -> bool:
+        """Whether lines are there for the replica, in flight, or waiting for another try."""
+        return self.in_flight > 0 or any(lane.is_open and (lane.unsent or lane.delayed) for lane in self._lanes)
+
+    @property
+    def due(self) -> tuple[int, int]:
+        """Deadline and creation of the batch that is due first, in ms since the epoch."""
+        waiting = (lane for lane in self._lanes if lane.is_open and (lane.unsent or lane.delayed))
+        batch = next((lane.turn.turn.batch for lane in waiting), None)
+        return (2**63, 0) if batch is None else (batch.deadline_at_ms, batch.created_at_ms)
+
+    @property
+    def is_well(self) -> bool:
+        """Whether lines may be left to this replica."""
+        return self.replica.address is not None and not self._breaker.is_probing
+
+    @property
+    def status(self) -> ReplicaStatus:
+        """How the replica is, for those who watch."""
+        now_s = asyncio.get_running_loop().time()
+        if self.trouble == "starting":
+            state = ReplicaState.STARTING
+        elif self._breaker.pause_left_s(now_s) > 0:
+            state = ReplicaState.PAUSED
+        elif self.replica.address is None:
+            state = ReplicaState.DOWN
+        else:
+            state = ReplicaState.PROBING if self._breaker.is_probing else ReplicaState.UP
+        bottleneck = self.observer.name_bottleneck(self._controller.bottleneck, has_work=self.has_unfinished)
+        return self.observer.describe(
+            state, bottleneck, in_flight=self.in_flight, limit=self._controller.limit, trouble=self.trouble
+        )
 
     def offer(self, lane: Lane) -> None:
         """Take a lane's lines; those of the earliest deadline go first."""
         self._lanes.append(lane)
         self._lanes.sort(key=_urgency)
-        lane.subscribe(self._more.set)
-        self._more.set()
+        lane.feeders.append(self)
+        lane.subscribe(self._wake.set)
+        self._wake.set()
 
     def withdraw(self, lane: Lane) -> None:
         """Forget a lane."""
         with suppress(ValueError):
             self._lanes.remove(lane)
+            lane.feeders.remove(self)
 
     async def run(self) -> None:
         """Feed until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            for number in range(self.replica.limits.concurrency):
-                group.create_task(self._work(), name=f"feed {self.replica.name} {number}")
-
-    async def _work(self) -> None:
-        while True:
-            await self._more.wait()
-            await self._await_replica()
-            job = self._take()
-            if job is None:
-                self._more.clear()
-            else:
-                await self._send(*job)
-
-    def _take(self) -> tuple[Lane, int] | None:
-        for lane in self._lanes:
-            line = lane.take()
-            if line is not None:
-                return lane, line
-        return None
-
-    async def _await_replica(self) -> None:
-        """Return once the replica is up and has not asked for a pause; start it if need be."""
         loop = asyncio.get_running_loop()
-        while True:
-            pause_s = self._paused_until - loop.time()
-            if pause_s > 0:
-                await asyncio.sleep(pause_s)
-            elif self.replica.address is not None:
-                return
-            else:
-                await self._start_replica()
+        async with asyncio.TaskGroup() as self._group:
+            ticked_at_s = loop.time()
+            while True:
+                if loop.time() - ticked_at_s >= _TICK_S:
+                    ticked_at_s = loop.time()
+                    self._tick(ticked_at_s)
+                if any(lane.unsent for lane in self._lanes) and await self._make_ready():
+                    self._fill()
+                await self._rest()
+
+    async def _rest(self) -> None:
+        """Wait until something changes; while there is work, no longer than a tick."""
+        is_busy = self.in_flight or any(lane.unsent for lane in self._lanes)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_TICK_S if is_busy else None):
+                await self._wake.wait()
+        self._wake.clear()
+
+    def _tick(self, now_s: float) -> None:
+        if self.in_flight or self._lanes:
+            gauges = self.observer.observe(now_s, self._group, lanes=self._lanes, in_flight=self.in_flight)
+            self._controller.tick(now_s, self.in_flight, gauges, has_work=self._is_held_back)
+            self.observer.tell_bottleneck(now_s, self._controller, has_work=self.has_unfinished)
+
+    async def _make_ready(self) -> bool:
+        """Whether lines may be sent now; starts the replica if need be."""
+        pause_s = self._breaker.pause_left_s(asyncio.get_running_loop().time())
+        if pause_s > 0:
+            if pause_s < _TICK_S:
+                asyncio.get_running_loop().call_later(pause_s, self._wake.set)
+            return False
+        if self._residency is not None and not await self._residency.claim(self):
+            return False
+        if self.replica.address is None:
+            await self._start_replica()
+        return self.replica.address is not None
 
     async def _start_replica(self) -> None:
-        async with self._starting:
-            loop = asyncio.get_running_loop()
-            if self.replica.address is not None or self._paused_until > loop.time():
-                return
-            self.trouble = self.trouble or "starting"
-            try:
-                await self.replica.start()
-            except EngineUnavailable as error:
-                self._set_back(error.message)
-            else:
-                self._note_trouble(None)
-
-    def _set_back(self, reason: str) -> None:
-        """Wait before the replica is tried again, longer each time until it answers a request."""
+        self.trouble = self.trouble or "starting"
         loop = asyncio.get_running_loop()
-        self._setbacks += 1
-        # 2.0 ** 1024 overflows; the ceiling is reached long before.
-        doublings = min(self._setbacks - 1, 64)
-        ceiling_s = min(self._policy.backoff_max_s, self._policy.backoff_s * 2.0**doublings)
-        self._paused_until = max(self._paused_until, loop.time() + self._dice.uniform(ceiling_s / 2, ceiling_s))
-        self._note_trouble(reason)
+        try:
+            await self.replica.start()
+        except EngineUnavailable as error:
+            self._breaker.note_outage(loop.time(), loop.time())
+            self._note_trouble(error.message)
+        else:
+            self._note_trouble(None)
+            self._adopt_replica()
+
+    def _adopt_replica(self) -> None:
+        """Learn what the replica is: which engine was chosen shows when it is up, and a new one's cache is empty."""
+        limits = self.replica.limits
+        if self.in_flight == 0:
+            self._gate = PrefixGate(self.replica.cache_habit, limits.lines_per_prefix, self._release)
+        if limits != self._limits:
+            self._limits = limits
+            self._controller = ConcurrencyController(limits.concurrency, limits.first_concurrency)
+
+    def _release(self, prefix: int) -> None:
+        for lane in self._lanes:
+            lane.release(self.replica.name, prefix)
+        self._wake.set()
 
     def _note_trouble(self, trouble: str | None) -> None:
         if trouble is not None and trouble != self.trouble:
@@ -113,18 +178,77 @@ class Feeder:
             _log.info("engine available again", engine=self.replica.name)
         self.trouble = trouble
 
-    async def _send(self, lane: Lane, line: int) -> None:
+    def _allowed(self) -> int:
+        """How many workers there may be now."""
+        if self.replica.address is None or self._breaker.pause_left_s(asyncio.get_running_loop().time()) > 0:
+            return 0
+        if self._residency is not None and not self._residency.may_send(self):
+            return 0
+        return 1 if self._breaker.is_probing else self._controller.limit
+
+    def _fill(self) -> None:
+        assert self._group is not None  # noqa: S101 - only `run` calls this
+        allowed = self._allowed()
+        while self._workers < allowed:
+            taken = self._take()
+            if taken is None:
+                self._is_held_back = False
+                return
+            self._workers += 1
+            self._group.create_task(self._work(*taken), name=f"feed {self.replica.name}")
+        self._is_held_back = any(lane.unsent for lane in self._lanes)
+
+    async def _work(self, lane: Lane, job: Job) -> None:
+        try:
+            while True:
+                await self._send(lane, job)
+                taken = self._take() if self._workers <= self._allowed() else None
+                if taken is None:
+                    return
+                lane, job = taken
+        finally:
+            self._workers -= 1
+            self._wake.set()
+
+    def _take(self) -> tuple[Lane, Job] | None:
+        for lane in self._lanes:
+            if lane.unsent and not self._leaves_to_others(lane):
+                job = lane.take(self.replica.name, self._gate)
+                if job is not None:
+                    return lane, job
+        return None
+
+    def _leaves_to_others(self, lane: Lane) -> bool:
+        """Whether the others would be through with all lines that are left before this replica is with one."""
+        if len(lane.feeders) < 2:
+            return False
+        others = [feeder.observer.tally for feeder in lane.feeders if feeder is not self and feeder.is_well]
+        requests_per_s = sum(tally.requests_per_s for tally in others)
+        if requests_per_s <= 0:
+            return False
+        wait_s = lane.unsent / requests_per_s + max(tally.duration_s for tally in others)
+        return wait_s < self.observer.tally.duration_s
+
+    async def _send(self, lane: Lane, job: Job) -> None:
         turn, replica = lane.turn, self.replica
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         loop = asyncio.get_running_loop()
+        passage: Passage | None = None
+        reply: Reply | None = None
         turn.depart(task)
         self.in_flight += 1
         try:
-            started = loop.time()
-            body = lane.body_for(replica, turn.read_body(line))
-            reply = await replica.send(turn.turn.batch.endpoint, body)
-            self._settle(lane, line, reply, loop.time() - started)
+            passage = self._gate.enter(job.prefix) if job.prefix else None
+            started_s = loop.time()
+            body = lane.body_for(replica, turn.read_body(job.line))
+            if passage is None:
+                reply = await replica.send(turn.endpoint, body)
+            else:
+                reply = await replica.send(turn.endpoint, body, passage.note_first_token)
+            self._settle(lane, job.line, reply, started_s, loop.time())
+            if not isinstance(reply, Lost) and job.line in turn.twins:
+                self.observer.tally.reused += await turn.answer_twins(lane, job.line, reply)
         except asyncio.CancelledError:
             # The batch was stopped while the worker goes on; a worker that is ended itself finds its lane open.
             if lane.is_open:
@@ -133,47 +257,63 @@ class Feeder:
         finally:
             self.in_flight -= 1
             turn.land(task)
-        await turn.wait_for_disk()
+            if passage is not None:
+                passage.note_end(computed=isinstance(reply, Answered))
+        if turn.is_behind:
+            await turn.wait_for_disk()
 
-    def _settle(self, lane: Lane, line: int, reply: Reply, duration_s: float) -> None:
-        turn = lane.turn
-        if not (isinstance(reply, Lost) and reply.never_sent):
-            self._setbacks = 0
+    def _settle(self, lane: Lane, line: int, reply: Reply, started_s: float, now_s: float) -> None:
+        turn, duration_s = lane.turn, now_s - started_s
         match reply:
             case Answered():
                 turn.record(line, Outcome.ANSWERED, reply.status, reply.usage, duration_s, reply.body)
+                self._note_reply(reply.usage, started_s, now_s)
             case Refused():
                 turn.record(line, Outcome.REFUSED, reply.status, Usage(), duration_s, reply.body)
+                self._note_reply(Usage(), started_s, now_s)
             case Lost():
-                self._try_again(lane, line, reply, duration_s)
+                self._try_again(lane, line, reply, started_s, now_s)
 
-    def _try_again(self, lane: Lane, line: int, lost: Lost, duration_s: float) -> None:
-        turn = lane.turn
+    def _note_reply(self, usage: Usage, started_s: float, now_s: float) -> None:
+        duration_s = now_s - started_s
+        self._breaker.note_reply(started_s)
+        self.observer.tally.add(usage, duration_s)
+        limit = self._controller.limit
+        self._controller.note_reply(now_s, duration_s, usage.completion_tokens)
+        if self._controller.limit > limit:
+            self._wake.set()
+
+    def _try_again(self, lane: Lane, line: int, lost: Lost, started_s: float, now_s: float) -> None:
+        turn, tally = lane.turn, self.observer.tally
         if lost.never_sent:
-            # The engine failed, not the line: it costs no try. Of many that find out together the first counts.
+            # The engine failed, not the line: it costs no try.
             lane.put_back(line)
-            if self._paused_until <= asyncio.get_running_loop().time():
-                self._set_back(lost.message)
+            self._breaker.note_outage(now_s, started_s)
+            self._note_trouble(lost.message)
             return
+        if lost.reason is LostReason.RATE_LIMITED:
+            tally.rate_limited += 1
+            self._controller.note_rejection(now_s)
+            self._breaker.note_rate_limit(now_s, started_s, lost.retry_after_s)
+            if turn.note_rejection(line, tally.answered) < _REJECTIONS_MAX:
+                # Nor does this: nothing was computed, and the same line is let in at another moment.
+                lane.put_back(line)
+                return
+        tally.lost += 1
+        if lost.status == 503:
+            self._controller.note_rejection(now_s)
+        self._breaker.note_loss(now_s, started_s, has_alternative=len(lane.feeders) > 1)
         tries = turn.tries.get(line, 0) + 1
-        if tries >= self._policy.tries:
+        if tries >= self._policy.tries or lost.reason is LostReason.RATE_LIMITED:
             turn.tries[line] = tries - 1
-            turn.record(line, Outcome.EXHAUSTED, lost.status or 0, Usage(), duration_s, _render_loss(lost, tries))
+            body = render_loss(lost, tries)
+            turn.record(line, Outcome.EXHAUSTED, lost.status or 0, Usage(), now_s - started_s, body)
+            turn.send_next_twin(lane, line)
             return
         turn.tries[line] = tries
-        loop = asyncio.get_running_loop()
-        delay_s = choose_delay_s(self._policy, lost, tries, self._dice)
-        if lost.reason is LostReason.RATE_LIMITED and lost.retry_after_s is not None:
-            asked_s = min(lost.retry_after_s, self._policy.retry_after_max_s)
-            self._paused_until = max(self._paused_until, loop.time() + asked_s)
-        loop.call_later(delay_s, lane.put_back, line)
+        lane.put_back_later(line, choose_delay_s(self._policy, lost, tries, self._dice))
 
 
 def _urgency(lane: Lane) -> tuple[int, int, str]:
     batch = lane.turn.turn.batch
     return batch.deadline_at_ms, batch.created_at_ms, batch.id
-
-
-def _render_loss(lost: Lost, tries: int) -> bytes:
-    message = f"{lost.message} (given up after {tries} tries)" if tries > 1 else lost.message
-    return msgspec.json.encode({"error": {"message": message, "type": "server_error", "code": lost.reason.value}})

@@ -3,6 +3,7 @@
 from backfill.engines.client import EngineClient
 from backfill.engines.external import ExternalReplica
 from backfill.engines.fleet import Fleet, Member, Route, rename_model
+from backfill.engines.interpret import count_usage
 from backfill.engines.llamacpp import LlamaCppReplica
 from backfill.engines.replica import CacheHabit, Gauges, OnFirstToken, Replica, ReplicaLimits
 from backfill.engines.reply import Answered, Lost, LostReason, Refused, Reply
@@ -24,5 +25,6 @@ __all__ = [
     "ReplicaLimits",
     "Reply",
     "Route",
+    "count_usage",
     "rename_model",
 ]

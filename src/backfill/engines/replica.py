@@ -44,6 +44,8 @@ class ReplicaLimits:
     context_tokens: int | None = None
     first_concurrency: int = 16
     """Requests in flight before anything is known of the engine."""
+    lines_per_prefix: int = 1
+    """For a cache a slot: requests with one prefix in flight at most."""
     exclusive: str = ""
     """Of the replicas with the same word here one is up at a time, because there is memory for one; empty: no such."""
 

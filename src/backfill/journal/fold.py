@@ -43,7 +43,9 @@ class Fold:
         self._body_lengths = array("I", bytes(4 * lines))
         self._answered = 0
         self._failed = 0
+        self._reused = 0
         self._tokens = [0, 0, 0]
+        self._reused_tokens = [0, 0, 0]
 
     def refresh(self) -> None:
         """Take in every record written since the last time."""
@@ -58,7 +60,14 @@ class Fold:
     @property
     def counts(self) -> Counts:
         """Lines by outcome, and the tokens they cost; each line counted once."""
-        return Counts(self._lines, self._answered, self._failed, Usage(*self._tokens))
+        return Counts(
+            self._lines,
+            self._answered,
+            self._failed,
+            Usage(*self._tokens),
+            self._reused,
+            Usage(*self._reused_tokens),
+        )
 
     def find(self, line: int) -> Entry | None:
         """Where the line's record lies; None while it has none."""
@@ -95,5 +104,9 @@ class Fold:
             self._answered += 1
         else:
             self._failed += 1
-        for position, tokens in enumerate(record.usage):
-            self._tokens[position] += tokens
+        tokens = self._tokens
+        if record.reused:
+            self._reused += 1
+            tokens = self._reused_tokens
+        for position, count in enumerate(record.usage):
+            tokens[position] += count

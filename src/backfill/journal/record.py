@@ -1,7 +1,8 @@
 """The bytes of a segment: one header, then records. docs/journal.md tells the format and why it is so. Pure.
 
     header  magic (8) | epoch (u64) | batch id (40, padded with NUL) | CRC-32 of these (u32)
-    record  length of the rest (u32) | CRC-32 of the rest (u32) | line (u32) | outcome (u8) | tries (u8) | status (u16)
+    record  length of the rest (u32) | CRC-32 of the rest (u32) | line (u32) | outcome (7 bits) and, as the highest bit,
+            whether it was reused (u8) | tries (u8) | status (u16)
             | prompt tokens (u32) | completion tokens (u32) | cached tokens (u32)
             | finished at, ms since the epoch (u64) | duration, ms (u32) | body
 
@@ -26,6 +27,7 @@ _FIELDS = struct.Struct("<IBBHIIIQI")
 HEADER_BYTES = _HEADER.size + _CRC.size
 _LONGEST_RECORD_BYTES = 1 << 30
 _MOST_U32 = 2**32 - 1
+_REUSED = 0x80
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 
 
@@ -42,6 +44,8 @@ class Record(NamedTuple):
     duration_ms: int
     """How long the last try took."""
     body: bytes
+    reused: bool = False
+    """The outcome is that of an identical line; `usage` is then what it would have cost."""
 
 
 class StoredRecord(NamedTuple):
@@ -53,6 +57,7 @@ class StoredRecord(NamedTuple):
     usage: Usage
     body_offset: int
     body_length: int
+    reused: bool
 
 
 def encode_header(batch_id: str, epoch: int) -> bytes:
@@ -76,7 +81,7 @@ def encode_record(record: Record) -> bytes:
     prompt_tokens, completion_tokens, cached_tokens = record.usage
     fields = _FIELDS.pack(
         record.line,
-        record.outcome,
+        record.outcome | _REUSED if record.reused else record.outcome,
         min(record.tries, 255),
         record.status,
         min(prompt_tokens, _MOST_U32),
@@ -105,7 +110,9 @@ def scan_records(data: bytes, start: int) -> Iterator[tuple[StoredRecord, int]]:
         line, outcome, _, status, prompt, completion, cached, _, _ = _FIELDS.unpack_from(data, fields_at)
         body_at = fields_at + _FIELDS.size
         usage = Usage(prompt, completion, cached)
-        yield StoredRecord(line, _OUTCOMES[outcome], status, usage, start + body_at, behind - body_at), behind
+        kind = _OUTCOMES[outcome & ~_REUSED]
+        reused = outcome >= _REUSED
+        yield StoredRecord(line, kind, status, usage, start + body_at, behind - body_at, reused), behind
         position = behind
 
 

@@ -61,7 +61,6 @@ async def test_a_lost_request_is_tried_again(engine: NullEngine, tmp_path: Path,
     ("fault", "code"),
     [
         ("500", "server_error"),
-        ("429:0.01", "rate_limit_exceeded"),
         ("close", "connection_lost"),
         ("garbage", "invalid_engine_answer"),
     ],

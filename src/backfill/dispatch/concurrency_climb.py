@@ -1,0 +1,224 @@
+"""Finds how many requests in flight pay from replies alone, for engines without gauges. Pure.
+
+An engine queues what it cannot run, so latency grows with the length of answers and with our own queue and says little
+by itself (Netflix's Gradient2 on latency stops far too low where answers differ in length). What counts is the work
+done per second. By Little's law it is the mean number of requests in flight times work per request-second, and that
+quotient, the sum of the work of some replies over the sum of their durations, is known to a few per cent after some
+tens of replies, because a long answer also takes long.
+"""
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+__all__ = ["Climb"]
+
+_FIRST_FACTOR = 4
+"""From 16 to 2,000 in four round trips: a batch of 2 s requests fills 2,000 places in 8 s, doubling takes 14 s."""
+_FACTOR = 1.4
+_LINEAR_SHARE = 0.6
+"""Of the work that as many more requests would bring at no loss: from here on the engine still scales."""
+_GAIN = 1.02
+"""More work than this times as much makes a larger number pay."""
+_LOSS = 0.985
+"""Less work than this times as much makes a smaller number not pay."""
+_CHANGED = 0.15
+"""The engine itself has changed when its work at the same number differs by so much."""
+_ERROR = 0.01
+"""A measurement ends when its standard error is this share of its value."""
+_LEAST_REPLIES = 16
+_LEAST_S = 2.0
+_REST_S = 15.0
+"""Between two probes at first; twice as long after each that found nothing."""
+_LONGEST_REST_S = 60.0
+
+
+class _Step(Enum):
+    START = auto()
+    """Growing as fast as replies come back."""
+    HOLD = auto()
+    """What is known to pay; its work is measured."""
+    UP = auto()
+    """Trying more."""
+    DOWN = auto()
+    """Trying fewer."""
+
+
+@dataclass(slots=True)
+class _Measurement:
+    """Replies to requests sent since a moment."""
+
+    since_s: float
+    replies: int = 0
+    work: float = 0.0
+    duration_s: float = 0.0
+    work_squared: float = 0.0
+    work_duration: float = 0.0
+    duration_squared: float = 0.0
+
+    def add(self, work: float, duration_s: float) -> None:
+        self.replies += 1
+        self.work += work
+        self.duration_s += duration_s
+        self.work_squared += work * work
+        self.work_duration += work * duration_s
+        self.duration_squared += duration_s * duration_s
+
+    @property
+    def rate(self) -> float:
+        """Work per request-second."""
+        return self.work / self.duration_s if self.duration_s > 0 else 0.0
+
+    @property
+    def error(self) -> float:
+        """Standard error of the rate over the rate: that of a ratio estimator (Cochran, Sampling Techniques, 6.4)."""
+        if self.work <= 0:
+            return math.inf
+        rate = self.rate
+        residual = self.work_squared - 2 * rate * self.work_duration + rate * rate * self.duration_squared
+        return math.sqrt(max(residual, 0.0)) / self.work
+
+
+@dataclass(slots=True)
+class Climb:
+    """A climb on measured throughput: up while it pays, down while it costs nothing, and now and then a probe."""
+
+    ceiling: int
+    limit: int
+    settled: bool = False
+    """More in flight was tried and brought nothing."""
+    _step: _Step = _Step.START
+    _known: dict[int, float] = field(default_factory=dict)
+    """Work per second at numbers that were measured while the engine was as it is."""
+    _now: _Measurement = field(default_factory=lambda: _Measurement(-math.inf))
+    _has_tokens: bool = False
+    _base: int = 0
+    _rest_s: float = _REST_S
+    _rested_at_s: float = 0.0
+    _next_up: bool = True
+    _mean_s: float = 0.0
+
+    @property
+    def starting(self) -> bool:
+        """The number was reached in large steps and has not held yet."""
+        return self._step is _Step.START
+
+    def note_reply(self, now_s: float, duration_s: float, completion_tokens: int) -> None:
+        """Count a reply; a round of the fast start may end with it."""
+        if completion_tokens and not self._has_tokens:
+            self._has_tokens = True
+            self._now = _Measurement(self._now.since_s)
+        self._mean_s += (duration_s - self._mean_s) * (0.05 if self._mean_s else 1.0)
+        if now_s - duration_s >= self._now.since_s - 1e-9:
+            self._now.add(completion_tokens if self._has_tokens else 1.0, duration_s)
+            if self._step is _Step.START and self._now.replies >= max(4, self.limit // 4):
+                self._end_round(now_s)
+
+    def tick(self, now_s: float, *, used: bool) -> None:
+        """Judge the measurement if it has said enough; `used`: as many requests were in flight as allowed."""
+        if not used:
+            # Fewer in flight than the number under test say nothing of it.
+            if self._step is not _Step.START:
+                self._measure_anew(now_s)
+            return
+        if self._step is not _Step.START and self._is_enough(now_s):
+            self._judge(now_s, self.limit * self._now.rate)
+
+    def resume_at(self, limit: int, now_s: float) -> None:
+        """Go on from a number that another signal has set."""
+        if limit != self.limit or self._step is _Step.START:
+            self.limit = limit
+            self._known.clear()
+            self._hold(now_s, limit)
+
+    def _is_enough(self, now_s: float) -> bool:
+        seen = self._now
+        # Short answers come first: only after a whole round trip are the replies a fair sample.
+        if seen.replies < _LEAST_REPLIES or now_s - seen.since_s < max(_LEAST_S, 1.5 * self._mean_s):
+            return False
+        return seen.error <= _ERROR or seen.replies >= 8 * self.limit + 200
+
+    def _end_round(self, now_s: float) -> None:
+        """Go on in large steps while the engine scales, else climb with care."""
+        work = self.limit * self._now.rate
+        before = self._base
+        scaled = not before or (
+            work / self._known[before] - 1 >= _LINEAR_SHARE * (self.limit / before - 1)
+        )
+        self._known[self.limit] = work
+        if scaled and self.limit < self.ceiling:
+            self._base = self.limit
+            self.limit = min(self.ceiling, self.limit * _FIRST_FACTOR)
+            self._now = _Measurement(now_s)
+        else:
+            # Rounds are cut short, so their figures are too rough to be compared with later ones.
+            self._known.clear()
+            self._hold(now_s, self.limit)
+
+    def _judge(self, now_s: float, work: float) -> None:
+        match self._step:
+            case _Step.UP:
+                self._judge_more(now_s, work)
+            case _Step.DOWN:
+                self._judge_fewer(now_s, work)
+            case _:
+                self._judge_held(now_s, work)
+
+    def _judge_more(self, now_s: float, work: float) -> None:
+        if work >= self._known[self._base] * _GAIN:
+            self._known[self.limit] = work
+            self._rest_s = _REST_S
+            self._go_on(now_s, up=True)
+        else:
+            self._give_up(now_s, next_up=False)
+
+    def _judge_fewer(self, now_s: float, work: float) -> None:
+        if work >= self._known[self._base] * _LOSS:
+            # The reference stays the best that was seen, or many small losses would add up.
+            self._known[self.limit] = max(work, self._known[self._base])
+            self.settled = True
+            self._go_on(now_s, up=False)
+        else:
+            self._give_up(now_s, next_up=True)
+
+    def _give_up(self, now_s: float, *, next_up: bool) -> None:
+        self.settled = True
+        self._next_up = next_up
+        self._rest_s = min(_LONGEST_REST_S, self._rest_s * 2)
+        self._hold(now_s, self._base)
+
+    def _judge_held(self, now_s: float, work: float) -> None:
+        before = self._known.get(self.limit)
+        self._known = {self.limit: work}
+        if before is None or abs(work / before - 1) > _CHANGED:
+            # Nothing is known yet, or no longer: find out at once. Less work than before means a queue, so go down.
+            self._rest_s = _REST_S
+            self.settled = False
+            self._next_up = before is None or work > before
+        elif now_s - self._rested_at_s < self._rest_s:
+            self._measure_anew(now_s)
+            return
+        if not self._probe(now_s, up=self._next_up) and not self._probe(now_s, up=not self._next_up):
+            self._measure_anew(now_s)
+
+    def _probe(self, now_s: float, *, up: bool) -> bool:
+        """Try the next number up or down; False where there is none."""
+        base = self.limit
+        limit = min(self.ceiling, math.ceil(base * _FACTOR)) if up else max(1, math.floor(base / _FACTOR))
+        if limit == base:
+            return False
+        self._step, self._base, self.limit = (_Step.UP if up else _Step.DOWN), base, limit
+        self._measure_anew(now_s)
+        return True
+
+    def _go_on(self, now_s: float, *, up: bool) -> None:
+        if not self._probe(now_s, up=up):
+            self._hold(now_s, self.limit)
+
+    def _hold(self, now_s: float, limit: int) -> None:
+        self._step, self.limit, self._rested_at_s = _Step.HOLD, limit, now_s
+        self._measure_anew(now_s)
+
+    def _measure_anew(self, now_s: float) -> None:
+        # What is sent in the first round trip meets the queue of the number before.
+        self._now = _Measurement(now_s + self._mean_s)

@@ -1,0 +1,185 @@
+"""The lines of one batch and one route, given out so that lines which begin alike go to the same replica."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from backfill.engines import Replica, Route, rename_model
+from backfill.plan import LineGroup
+
+if TYPE_CHECKING:
+    from array import array
+
+    from backfill.dispatch.feeder import Feeder
+    from backfill.dispatch.open_turn import OpenTurn
+    from backfill.dispatch.prefix_gate import PrefixGate
+
+__all__ = ["Job", "Lane"]
+
+
+class Job(NamedTuple):
+    """A line to send now."""
+
+    line: int
+    prefix: tuple[int, ...]
+
+
+class _Group:
+    """What is left of a planned group at one replica."""
+
+    __slots__ = ("lines", "position", "prefix")
+
+    def __init__(self, prefix: tuple[int, ...], lines: "array[int]") -> None:
+        self.prefix = prefix
+        self.lines = lines
+        self.position = 0
+
+    @property
+    def left(self) -> int:
+        return len(self.lines) - self.position
+
+    def pop(self) -> int:
+        line = self.lines[self.position]
+        self.position += 1
+        return line
+
+    def split(self) -> "_Group":
+        """Give away the later half."""
+        middle = self.position + self.left // 2
+        given = _Group(self.prefix, self.lines[middle:])
+        self.lines = self.lines[:middle]
+        return given
+
+
+class _Share:
+    """The groups that one replica has begun: those it may go on with, and those that wait for a prefix."""
+
+    __slots__ = ("parked", "ready")
+
+    def __init__(self) -> None:
+        self.ready: deque[_Group] = deque()
+        self.parked: dict[int, list[_Group]] = {}
+
+    def groups(self) -> Iterable[_Group]:
+        yield from self.ready
+        for groups in self.parked.values():
+            yield from groups
+
+
+class Lane:
+    """Lines in planned order, those that came back first.
+
+    A group of lines with a shared prefix belongs to the replica that begins it. A replica that has nothing left to
+    begin takes over half of what the largest such group has left.
+    """
+
+    def __init__(self, turn: "OpenTurn", route: Route, groups: Sequence[LineGroup], *, insert_model: bool) -> None:
+        self.turn = turn
+        self.route = route
+        self.unsent = sum(len(group.lines) for group in groups)
+        """Lines that no replica has now."""
+        self.delayed = 0
+        """Lines that wait for their next try."""
+        self.is_open = True
+        self.feeders: list[Feeder] = []
+        """Those that the lane is offered to."""
+        self._groups = groups
+        self._position = 0
+        self._free: _Group | None = None
+        self._returned: deque[int] = deque()
+        self._shares = {replica.name: _Share() for replica in route.replicas}
+        self._insert_model = insert_model
+        self._wakers: list[Callable[[], None]] = []
+
+    def subscribe(self, waker: Callable[[], None]) -> None:
+        """Have `waker` called when a line comes back."""
+        self._wakers.append(waker)
+
+    def take(self, replica: str, gate: "PrefixGate") -> Job | None:
+        """The next line for a replica; None if there is none now that its gate lets through."""
+        if not self.unsent or not self.is_open:
+            return None
+        if self._returned:
+            self.unsent -= 1
+            return Job(self._returned.popleft(), ())
+        share = self._shares[replica]
+        while (group := self._choose(share)) is not None:
+            if group.prefix:
+                blocker = gate.find_blocker(group.prefix)
+                if blocker is not None:
+                    share.ready.popleft()
+                    share.parked.setdefault(blocker, []).append(group)
+                    continue
+            line = group.pop()
+            self.unsent -= 1
+            if not group.left:
+                self._drop(share, group)
+            return Job(line, group.prefix)
+        return None
+
+    def release(self, replica: str, prefix: int) -> None:
+        """Let a replica's groups go on that wait for a prefix."""
+        share = self._shares[replica]
+        groups = share.parked.pop(prefix, None)
+        if groups is not None:
+            share.ready.extendleft(reversed(groups))
+
+    def put_back(self, line: int) -> None:
+        """Offer a line again, before all others."""
+        self._returned.append(line)
+        self.unsent += 1
+        for waker in self._wakers:
+            waker()
+
+    def put_back_later(self, line: int, delay_s: float) -> None:
+        """Offer a line again after a while."""
+        self.delayed += 1
+        asyncio.get_running_loop().call_later(delay_s, self._put_back_delayed, line)
+
+    def close(self) -> None:
+        """Give out no line any more."""
+        self.is_open = False
+
+    def body_for(self, replica: Replica, body: bytes) -> bytes:
+        """The line's body as `replica` wants it: the line's own bytes unless the model has another name there."""
+        if self._insert_model:
+            return rename_model(body, self.route.names[replica.name])
+        return self.route.body_for(replica, body)
+
+    def _put_back_delayed(self, line: int) -> None:
+        self.delayed -= 1
+        self.put_back(line)
+
+    def _choose(self, share: _Share) -> _Group | None:
+        """The group to go on with: one begun, else one without a prefix, else a new one, else somebody else's."""
+        if share.ready:
+            return share.ready[0]
+        if self._free is not None:
+            return self._free
+        if self._position < len(self._groups):
+            planned = self._groups[self._position]
+            self._position += 1
+            group = _Group(planned.prefix, planned.lines)
+            if group.prefix:
+                share.ready.append(group)
+            else:
+                self._free = group
+            return group
+        return self._take_over(share)
+
+    def _take_over(self, share: _Share) -> _Group | None:
+        others = [group for other in self._shares.values() if other is not share for group in other.groups()]
+        largest = max(others, key=lambda group: group.left, default=None)
+        # The last line of a group is about to be sent where its prefix is.
+        if largest is None or largest.left < 2:
+            return None
+        group = largest.split()
+        share.ready.append(group)
+        return group
+
+    def _drop(self, share: _Share, group: _Group) -> None:
+        if group is self._free:
+            self._free = None
+        else:
+            share.ready.popleft()
