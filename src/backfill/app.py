@@ -134,6 +134,7 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
                 turns=rooms.turns,
                 count=rooms.progress.count,
                 list_models=rooms.fleet.served_models,
+                list_replicas=lambda: rooms.dispatcher.replica_statuses,
                 signing_key=await rooms.metadata.get_secret("upload_signing_key"),
                 stopping=stopping,
             )

@@ -20,18 +20,22 @@ from backfill.errors import InvalidConfig
 
 __all__ = [
     "DEFAULT_MODEL",
+    "AutoEngineConfig",
     "Config",
     "DispatchConfig",
     "EngineConfig",
     "ExternalEngineConfig",
     "LimitsConfig",
     "LlamaCppEngineConfig",
+    "ManagedEngineConfig",
+    "OpenVinoEngineConfig",
     "ServerConfig",
     "WebhooksConfig",
     "load_config",
 ]
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
+_CONCURRENCY_MAX = 1024
 ENVIRONMENT_PREFIX = "BACKFILL_"
 # Read by the command line or the fault points, not by this file.
 _OTHER_VARIABLES = frozenset({"BACKFILL_CONFIG", "BACKFILL_URL", "BACKFILL_API_KEY", "BACKFILL_FAULT"})
@@ -126,9 +130,16 @@ class WebhooksConfig(_Section):
         return self
 
 
+_Endpoint = Literal["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"]
+
+
 class _Engine(_Section):
     models: dict[str, str] = Field(default_factory=lambda: {"*": ""})
     """Model id in the batch -> name the engine knows it by; "*" is every other id; an empty name: the same id."""
+    endpoints: tuple[_Endpoint, ...] = ()
+    """What the engine is used for; empty: all that it serves."""
+    exclusive: str = ""
+    """Of the engines with the same word here one is up at a time, because there is memory for one."""
 
     @field_validator("models", mode="before")
     @classmethod
@@ -137,9 +148,51 @@ class _Engine(_Section):
             return {str(name): "" for name in value}
         return value
 
+    def narrow(self, served: frozenset[str]) -> frozenset[str]:
+        """Of the endpoints that the engine serves those that it is used for."""
+        return served.intersection(self.endpoints) if self.endpoints else served
+
+
+class AutoEngineConfig(_Engine):
+    """The built-in engine: OpenVINO where it can run the model's file, else llama.cpp."""
+
+    kind: Literal["auto"] = "auto"
+    model: str = DEFAULT_MODEL
+    """A name of the catalogue (`backfill models list`), or the path of a GGUF file or of a folder in OpenVINO's IR."""
+    concurrency: int = Field(0, ge=0, le=_CONCURRENCY_MAX)
+    """Requests that OpenVINO computes side by side; 0: 32."""
+    slots: int = Field(8, ge=1)
+    """Requests that llama.cpp computes side by side."""
+    context_tokens: int = Field(2048, ge=64)
+    """Prompt and answer of one request together, at most."""
+    kv_cache_gb: int = Field(0, ge=0)
+    """Memory for OpenVINO's KV cache; 0: as much as the requests at hand need."""
+    threads: int = Field(0, ge=0)
+    """0: as the engine chooses."""
+    deterministic: bool = False
+    """True: an answer never depends on what is computed beside it; about half as fast, and only OpenVINO can."""
+
+
+class OpenVinoEngineConfig(_Engine):
+    """OpenVINO in a child process."""
+
+    kind: Literal["openvino"] = "openvino"
+    model: str = DEFAULT_MODEL
+    """As for "auto"."""
+    concurrency: int = Field(32, ge=1, le=_CONCURRENCY_MAX)
+    """Requests that are computed side by side."""
+    context_tokens: int = Field(2048, ge=0)
+    """Prompt and answer of one request together, at most; 0: as many as the model takes."""
+    kv_cache_gb: int = Field(0, ge=0)
+    """Memory for the KV cache; 0: as much as the requests at hand need."""
+    threads: int = Field(0, ge=0)
+    """0: as the library chooses."""
+    deterministic: bool = False
+    """True: an answer never depends on what is computed beside it; about half as fast."""
+
 
 class LlamaCppEngineConfig(_Engine):
-    """The built-in engine: llama.cpp's own server in a child process."""
+    """llama.cpp's own server in a child process."""
 
     kind: Literal["llamacpp"] = "llamacpp"
     model: str = DEFAULT_MODEL
@@ -154,15 +207,22 @@ class LlamaCppEngineConfig(_Engine):
     """True: the engine serves /v1/embeddings and nothing else; llama.cpp cannot do both at once."""
 
 
-class ExternalEngineConfig(_Engine):
+class _Served(_Engine):
+    """What goes for any server of OpenAI's shape: how many requests it bears is found while it works."""
+
+    concurrency: int = Field(_CONCURRENCY_MAX, ge=1)
+    """Requests in flight at most: a ceiling."""
+    first_concurrency: int = Field(16, ge=1)
+    """Requests in flight before anything is known of the engine."""
+
+
+class ExternalEngineConfig(_Served):
     """A server that is already running: vLLM, SGLang, llama-server, Ollama or any other of OpenAI's shape."""
 
     kind: Literal["external"] = "external"
     url: str
     """Base URL, with or without /v1."""
     api_key: SecretStr | None = None
-    concurrency: int = Field(64, ge=1)
-    """Requests in flight at most."""
 
     @field_validator("url")
     @classmethod
@@ -173,11 +233,34 @@ class ExternalEngineConfig(_Engine):
         return value.rstrip("/").removesuffix("/v1")
 
 
-EngineConfig = Annotated[LlamaCppEngineConfig | ExternalEngineConfig, Field(discriminator="kind")]
+class ManagedEngineConfig(_Served):
+    """A server that Backfill starts when a line needs it, watches and ends."""
+
+    kind: Literal["vllm", "sglang"]
+    model: str = Field(min_length=1)
+    """An id of the Hugging Face hub or a path, as the server takes it."""
+    command: tuple[str, ...] = ()
+    """The program and its first words; empty: `vllm serve`, or `python -m sglang.launch_server`."""
+    arguments: tuple[str, ...] = ()
+    """Further words of the command line, behind those that Backfill sets."""
+    port: int = Field(0, ge=0, le=65535)
+    """On 127.0.0.1; 0: a free one."""
+    start_timeout_s: float = Field(1800.0, gt=0)
+    """How long loading, and downloading if need be, may take."""
+
+
+EngineConfig = Annotated[
+    AutoEngineConfig | OpenVinoEngineConfig | LlamaCppEngineConfig | ExternalEngineConfig | ManagedEngineConfig,
+    Field(discriminator="kind"),
+]
 
 
 def _default_engines() -> dict[str, EngineConfig]:
-    return {"local": LlamaCppEngineConfig(), "local-embeddings": LlamaCppEngineConfig(embeddings=True)}
+    return {
+        "local": AutoEngineConfig(),
+        "local-embeddings": LlamaCppEngineConfig(embeddings=True),
+        "local-responses": LlamaCppEngineConfig(endpoints=("/v1/responses",)),
+    }
 
 
 class Config(_Section):
@@ -269,12 +352,13 @@ def _put(settings: dict[str, Any], keys: list[str], value: object) -> None:
 
 
 def _default_the_kinds(settings: dict[str, Any]) -> None:
-    """An engine with a `url` is external, any other is built in: `kind` need not be written."""
+    """`kind` need not be written: "external" with a `url`, "llamacpp" with `embeddings`, else "auto"."""
     engines = settings.get("engines")
     if isinstance(engines, dict):
         for engine in engines.values():
             if isinstance(engine, dict):
-                engine.setdefault("kind", "external" if "url" in engine else "llamacpp")
+                kind = "external" if "url" in engine else "llamacpp" if "embeddings" in engine else "auto"
+                engine.setdefault("kind", kind)
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
@@ -282,8 +366,12 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "limits": LimitsConfig,
     "dispatch": DispatchConfig,
     "webhooks": WebhooksConfig,
+    "auto": AutoEngineConfig,
+    "openvino": OpenVinoEngineConfig,
     "llamacpp": LlamaCppEngineConfig,
     "external": ExternalEngineConfig,
+    "vllm": ManagedEngineConfig,
+    "sglang": ManagedEngineConfig,
 }
 
 

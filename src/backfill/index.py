@@ -5,9 +5,11 @@ a body: it says where the body lies. Stored beside the file as
 
     magic (8 bytes) | header length (u32) | header (JSON) | columns | CRC-32 of all before it (u32)
 
-with every number little-endian, so that an index can be read by another machine than the one that wrote it.
+with every number little-endian, so that an index can be read by another machine than the one that wrote it. The
+magic says which columns there are: an index of before the prefix hashes is read as one of prompts that share nothing.
 """
 
+import struct
 import sys
 import zlib
 from array import array
@@ -18,12 +20,41 @@ import msgspec
 from backfill.batch import BatchProblem
 from backfill.errors import StoreCorrupt
 
-__all__ = ["EndpointSurvey", "IndexBuilder", "LineIndex", "Survey"]
+__all__ = [
+    "DEFAULT_ANSWER_TOKENS",
+    "PREFIX_LEVELS",
+    "EndpointSurvey",
+    "IndexBuilder",
+    "LineFacts",
+    "LineIndex",
+    "Survey",
+]
 
-_MAGIC = b"BFINDEX1"
-_MOST_U32 = 2**32 - 1
-# typecode of each column, in the order in which they are stored
-_COLUMNS = {"body_offsets": "Q", "body_lengths": "I", "models": "I", "token_estimates": "I", "custom_id_ends": "I"}
+DEFAULT_ANSWER_TOKENS = 256
+"""How long an answer is taken to be where the request sets no limit."""
+PREFIX_LEVELS = 8
+"""How many beginnings of a prompt are hashed; each is twice as long as the one before."""
+
+# Typecode and numbers a line of each column, in the order in which they are stored.
+_FIRST_COLUMNS = {
+    "body_offsets": ("Q", 1),
+    "body_lengths": ("I", 1),
+    "models": ("I", 1),
+    "token_estimates": ("I", 1),
+    "custom_id_ends": ("I", 1),
+}
+_COLUMNS = _FIRST_COLUMNS | {"answer_tokens": ("I", 1), "prefix_hashes": ("I", PREFIX_LEVELS), "body_digests": ("Q", 1)}
+_MAGIC = b"BFINDEX2"
+_STORED_COLUMNS = {b"BFINDEX1": _FIRST_COLUMNS, _MAGIC: _COLUMNS}
+# What holds for every line of an index that was stored without the column.
+_ABSENT_NUMBERS = {"answer_tokens": DEFAULT_ANSWER_TOKENS, "prefix_hashes": 0, "body_digests": 0}
+
+# A line in the making: one call packs all its numbers, where a column each would take a call each. Padded to 8 bytes,
+# so that the rows can be read as u32 and as u64 numbers, and a column is every so many of them.
+_ROW = struct.Struct(f"=QQIIIII{PREFIX_LEVELS}I4x")
+_pack_row = _ROW.pack
+_ROW_COLUMNS_U64 = ("body_offsets", "body_digests")
+_ROW_COLUMNS_U32 = ("body_lengths", "models", "token_estimates", "custom_id_ends", "answer_tokens")
 
 
 class EndpointSurvey(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -50,6 +81,23 @@ class Survey(msgspec.Struct, frozen=True, omit_defaults=True):
     """The same for the lines' own `method` and `url`, which count in OpenAI's dialect only."""
 
 
+class LineFacts(msgspec.Struct, gc=False):
+    """What the index notes of one line."""
+
+    body_start: int
+    """Where the body begins, in bytes from the start of the line."""
+    body_length: int
+    model: str | None
+    token_estimate: int
+    """Prompt and answer together, roughly."""
+    answer_tokens: int
+    """How long the answer is expected to be."""
+    prefix_hashes: tuple[int, ...]
+    """PREFIX_LEVELS hashes of beginnings of the prompt, the shortest first; 0: the prompt is not as long as that."""
+    body_digest: int
+    """Hash of the body's bytes if it asks for the same answer each time; 0 if it does not."""
+
+
 class _Header(msgspec.Struct, frozen=True):
     lines: int
     model_names: tuple[str | None, ...]
@@ -72,6 +120,15 @@ class LineIndex:
         """Position in `model_names`."""
         self.token_estimates = columns["token_estimates"]
         """Prompt and answer together, roughly."""
+        self.answer_tokens = columns["answer_tokens"]
+        """How long each answer is expected to be."""
+        self.prefix_hashes = columns["prefix_hashes"]
+        """PREFIX_LEVELS a line, line after line: hashes of ever longer beginnings of the prompt, 0 past its end.
+
+        A hint for ordering and nothing else, so that it does no harm if two beginnings have the same hash.
+        """
+        self.body_digests = columns["body_digests"]
+        """Hash of the body's bytes if it asks for the same answer each time, else 0; for proof, compare the bytes."""
         self.model_names = tuple(model_names)
         """None stands for a line that names no model."""
         self._custom_id_ends = columns["custom_id_ends"]
@@ -95,6 +152,9 @@ class LineIndex:
             "models": self.models,
             "token_estimates": self.token_estimates,
             "custom_id_ends": self._custom_id_ends,
+            "answer_tokens": self.answer_tokens,
+            "prefix_hashes": self.prefix_hashes,
+            "body_digests": self.body_digests,
         }
         parts += [_to_little_endian(columns[name]) for name in _COLUMNS]
         parts.append(self._custom_ids)
@@ -105,18 +165,23 @@ class LineIndex:
     def decode(cls, data: bytes) -> "LineIndex":
         """Read what `encode` wrote; raises StoreCorrupt if these are not those bytes."""
         content = memoryview(data)[:-4]
-        if data[:8] != _MAGIC or zlib.crc32(content) != int.from_bytes(data[-4:], "little"):
+        stored = _STORED_COLUMNS.get(data[:8])
+        if stored is None or zlib.crc32(content) != int.from_bytes(data[-4:], "little"):
             message = "The line index of a file is damaged."
             raise StoreCorrupt(message)
         position = 12 + int.from_bytes(data[8:12], "little")
         header = msgspec.json.decode(data[12:position], type=_Header)
         columns: dict[str, array[int]] = {}
-        for name, typecode in _COLUMNS.items():
+        for name, (typecode, width) in _COLUMNS.items():
             column = array(typecode)
-            size = header.lines * column.itemsize
-            column.frombytes(content[position : position + size])
-            columns[name] = _from_little_endian(column)
-            position += size
+            count = header.lines * width
+            if name in stored:
+                size = count * column.itemsize
+                column.frombytes(content[position : position + size])
+                columns[name] = _from_little_endian(column)
+                position += size
+            else:
+                columns[name] = array(typecode, [_ABSENT_NUMBERS[name]]) * count
         custom_ids = bytes(content[position : position + header.custom_ids_size_bytes])
         return cls(columns=columns, model_names=header.model_names, custom_ids=custom_ids)
 
@@ -125,26 +190,23 @@ class IndexBuilder:
     """Grows an index line by line."""
 
     def __init__(self) -> None:
-        self._columns: dict[str, array[int]] = {name: array(typecode) for name, typecode in _COLUMNS.items()}
-        # By name: this is called for every line, and a look-up in the dictionary costs as much as the append.
-        self._body_offsets = self._columns["body_offsets"]
-        self._body_lengths = self._columns["body_lengths"]
-        self._line_models = self._columns["models"]
-        self._token_estimates = self._columns["token_estimates"]
-        self._custom_id_ends = self._columns["custom_id_ends"]
+        self._rows = bytearray()
         self._models: dict[str | None, int] = {}
         self._custom_ids = bytearray()
 
-    def add(
-        self, body_offset: int, body_length: int, model: str | None, token_estimate: int, custom_id_json: bytes
-    ) -> None:
-        """Append the next line; `body_offset` counts from the start of the file."""
-        self._body_offsets.append(body_offset)
-        self._body_lengths.append(body_length)
-        self._line_models.append(self._models.setdefault(model, len(self._models)))
-        self._token_estimates.append(min(token_estimate, _MOST_U32))
+    def add(self, line_offset: int, line: LineFacts, custom_id_json: bytes) -> None:
+        """Append the next line; `line_offset` is where it begins, in bytes from the start of the file."""
         self._custom_ids += custom_id_json
-        self._custom_id_ends.append(len(self._custom_ids))
+        self._rows += _pack_row(
+            line_offset + line.body_start,
+            line.body_digest,
+            line.body_length,
+            self._models.setdefault(line.model, len(self._models)),
+            line.token_estimate,
+            len(self._custom_ids),
+            line.answer_tokens,
+            *line.prefix_hashes,
+        )
 
     @property
     def model_names(self) -> tuple[str | None, ...]:
@@ -153,7 +215,22 @@ class IndexBuilder:
 
     def build(self) -> LineIndex:
         """The index of all lines added."""
-        return LineIndex(columns=self._columns, model_names=tuple(self._models), custom_ids=bytes(self._custom_ids))
+        numbers = {"Q": array("Q", bytes(self._rows)), "I": array("I", bytes(self._rows))}
+        columns: dict[str, array[int]] = {}
+        for typecode, names, skipped in (("Q", _ROW_COLUMNS_U64, 0), ("I", _ROW_COLUMNS_U32, 4)):
+            per_row = _ROW.size // numbers[typecode].itemsize
+            columns |= {name: numbers[typecode][skipped + place :: per_row] for place, name in enumerate(names)}
+        columns["prefix_hashes"] = self._gather_prefix_hashes(numbers["I"])
+        return LineIndex(columns=columns, model_names=tuple(self._models), custom_ids=bytes(self._custom_ids))
+
+    @staticmethod
+    def _gather_prefix_hashes(numbers: "array[int]") -> "array[int]":
+        per_row = _ROW.size // numbers.itemsize
+        first = 4 + len(_ROW_COLUMNS_U32)
+        gathered = array("I", [0]) * (len(numbers) // per_row * PREFIX_LEVELS)
+        for level in range(PREFIX_LEVELS):
+            gathered[level::PREFIX_LEVELS] = numbers[first + level :: per_row]
+        return gathered
 
 
 def _to_little_endian(column: "array[int]") -> bytes:

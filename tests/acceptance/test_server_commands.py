@@ -1,12 +1,14 @@
 """submit, status, watch, list, cancel and download against a real `backfill serve`."""
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from bench.engine_process import NullEngine
 from tests.acceptance.command_line import CommandLine, backfill
@@ -151,6 +153,47 @@ def test_batches_of_openai_clients_are_shown_too(
         batch_id = http.post("/v1/batches", json=wanted).json()["id"]
     assert backfill("watch", batch_id, folder=folder, variables=variables)[0] == 0
     assert "COMPLETED" in backfill("status", batch_id, folder=folder, variables=variables)[1]
+
+
+def test_without_a_batch_the_server_is_shown(folder: Path, variables: dict[str, str], engine: NullEngine) -> None:
+    engine.behave(hold=True)
+    running = submit(folder, variables)
+    engine.wait_for(lambda stats: stats["in_flight"] > 0)
+    code, out, err = backfill("status", folder=folder, variables=variables | {"COLUMNS": "80"})
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].split() == ["engine", "state", "in", "flight", "/", "limit", "requests/s", "tokens/s", "bottleneck"]
+    assert re.match(r"null +up +[1-6] / [1-8] ", lines[1]), out
+    assert f"{running}  IN_PROGRESS              0/6" in lines
+    assert max(map(len, lines)) <= 80
+    code, out, _ = backfill("status", "--json", folder=folder, variables=variables)
+    shown = json.loads(out)
+    assert (code, [engine["name"] for engine in shown["engines"]]) == (0, ["null"])
+    assert shown["engines"][0]["in_flight"] > 0
+    assert shown["batches"][0]["id"] == running
+    engine.behave(hold=False)
+    assert backfill("watch", running, folder=folder, variables=variables)[0] == 0
+
+
+def test_the_newest_batches_stand_below_the_engines(folder: Path, variables: dict[str, str]) -> None:
+    newest = [submit(folder, variables, "--window", f"{hours}h") for hours in range(1, 7)]
+    lines = backfill("status", folder=folder, variables=variables)[1].splitlines()
+    assert [line.split()[0] for line in lines[-5:]] == newest[:0:-1]
+    for batch_id in newest:
+        assert backfill("watch", batch_id, folder=folder, variables=variables)[0] == 0
+
+
+def test_metrics_count_what_was_answered(folder: Path, variables: dict[str, str], server: BackfillServer) -> None:
+    assert backfill("watch", submit(folder, variables), folder=folder, variables=variables)[0] == 0
+    scraped = httpx.get(
+        f"{server.url}/metrics", headers={"Authorization": f"Bearer {KEY}"}, trust_env=False
+    ).raise_for_status()
+    samples = [one for family in text_string_to_metric_families(scraped.text) for one in family.samples]
+    found = {(one.name, *sorted(one.labels.values())): one.value for one in samples}
+    assert found["backfill_requests_total", "answered", "null"] >= 6
+    assert found["backfill_tokens_total", "completion", "null"] > 0
+    assert found["backfill_batches", "completed"] >= 1
+    assert found["backfill_batches", "in_progress"] == 0
 
 
 def test_the_server_s_own_words_are_shown(folder: Path, variables: dict[str, str]) -> None:

@@ -18,6 +18,7 @@ from fastapi.openapi.utils import get_openapi
 from backfill.batch import ENDPOINTS
 from backfill.config import Config
 from backfill.engines.reply import LostReason
+from backfill.status import Bottleneck, ReplicaState
 from backfill.web.api import Services, create_app
 from bench.engine_process import NullEngine
 from tests.acceptance.command_line import backfill
@@ -413,6 +414,14 @@ def test_a_batch_has_the_members_of_the_reference(client: Client, ended_batch: d
     )
     for member in ("request_counts", "usage"):
         assert [name for name in other[member] if f"`{name}`" not in rows[member]] == []
+
+
+def test_an_engine_has_the_members_of_the_reference(client: Client) -> None:
+    (engine,) = client.request("GET", "/v1/engines").json()["data"]
+    assert set(engine) == read_members("## Engines")
+    rows = dict(re.findall(r"(?m)^\| `(\w+)` \| string \| (.*) \|$", read_section("## Engines")))
+    for member, words in (("state", ReplicaState), ("bottleneck", Bottleneck)):
+        assert set(re.findall(r"`(\w+)`", rows[member])) == set(words)
 
 
 def test_lines_are_as_the_reference_tells(client: Client, ended_batch: dict[str, Any]) -> None:

@@ -33,7 +33,7 @@ def chat_lines(count: int) -> bytes:
 
 @pytest.mark.timeout(300)
 async def test_the_engine_is_killed_in_mid_batch_and_the_batch_completes(tmp_path: Path) -> None:
-    engines = {"local": {"slots": 4}}
+    engines = {"local": {"kind": "llamacpp", "slots": 4}}
     async with open_house(tmp_path, "", engines=engines) as rooms:
         (replica,) = rooms.fleet.replicas
         assert isinstance(replica, LlamaCppReplica)
@@ -62,7 +62,9 @@ async def test_a_prompt_over_the_context_is_one_refused_line(tmp_path: Path) -> 
     long_prompt = json.dumps(
         {"custom_id": "long", "body": {"model": "m", "messages": [{"role": "user", "content": "word " * 3000}]}}
     )
-    async with open_house(tmp_path, "", engines={"local": {"slots": 2, "context_tokens": 512}}) as rooms:
+    async with open_house(
+        tmp_path, "", engines={"local": {"kind": "llamacpp", "slots": 2, "context_tokens": 512}}
+    ) as rooms:
         created = await create_batch(rooms, chat_lines(2) + b"\n" + long_prompt.encode())
         batch = await wait_for_batch(rooms, created.id, timeout_s=120)
         assert (batch.counts.answered, batch.counts.failed) == (2, 1)
@@ -77,7 +79,7 @@ async def test_the_responses_endpoint_is_answered_and_counted(tmp_path: Path) ->
     picture = {"type": "input_image", "image_url": "http://127.0.0.1:1/x.png"}
     seeing = {"model": "m", "input": [{"role": "user", "content": [picture]}]}
     data = json.dumps(line) + "\n" + json.dumps({"custom_id": "image", "body": seeing})
-    async with open_house(tmp_path, "", engines={"local": {"slots": 2}}) as rooms:
+    async with open_house(tmp_path, "", engines={"local": {"kind": "llamacpp", "slots": 2}}) as rooms:
         created = await create_batch(rooms, data.encode(), endpoint="/v1/responses")
         batch = await wait_for_batch(rooms, created.id, timeout_s=120)
         assert (batch.counts.answered, batch.counts.failed) == (1, 1)

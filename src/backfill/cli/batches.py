@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from backfill.cli.console import emit, say, write_out
+from backfill.cli.engine_table import draw_engines
 from backfill.cli.failures import ALL_ANSWERED, INTERRUPTED, SOME_FAILED, UNUSABLE, end_on_error
 from backfill.cli.following import FINAL, count_lines, follow_progress, follow_results
 from backfill.cli.options import AsJson, Endpoint, InputFile, read_key
@@ -16,12 +17,14 @@ from backfill.cli.progress import ProgressDisplay
 from backfill.cli.remote import RemoteServer
 from backfill.cli.results import check_target, name_errors_file, replacing
 from backfill.errors import Conflict
+from backfill.status import ReplicaStatus
 from backfill.turns import check_endpoint
 
 __all__ = ["cancel", "download", "list_batches", "status", "submit", "watch"]
 
 _DEFAULT_URL = "http://127.0.0.1:8484"
 _KEY_VARIABLE = "BACKFILL_API_KEY"
+_NEWEST = 5
 
 _Answer = TypeVar("_Answer")
 _Batch = dict[str, Any]
@@ -64,8 +67,39 @@ def submit(  # noqa: PLR0913 - an option each
         watch(batch["id"], url=url, api_key_env=api_key_env, as_json=as_json)
 
 
-def status(batch_id: _BatchId, *, url: _Url = None, api_key_env: _KeyVariable = None, as_json: AsJson = False) -> None:
-    """Show how far a batch is."""
+def status(
+    batch_id: Annotated[
+        str | None, typer.Argument(metavar="[BATCH_ID]", help="As `backfill submit` printed it; none: the server.")
+    ] = None,
+    *,
+    url: _Url = None,
+    api_key_env: _KeyVariable = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show how far a batch is; without one, what the server's engines do and the newest batches."""
+    if batch_id is None:
+        _show_server(url, api_key_env, as_json=as_json)
+    else:
+        _show_batch(batch_id, url, api_key_env, as_json=as_json)
+
+
+def _show_server(url: str | None, api_key_env: str | None, *, as_json: bool) -> None:
+    async def work(server: RemoteServer) -> tuple[list[ReplicaStatus], list[_Batch]]:
+        return await server.list_engines(), (await server.list_batches())[:_NEWEST]
+
+    engines, batches = _run(work, url, api_key_env, as_json=as_json)
+    if as_json:
+        emit({"engines": engines, "batches": batches})
+        return
+    for line in draw_engines(engines):
+        write_out(line)
+    if batches:
+        write_out("")
+    for batch in batches:
+        write_out("  ".join((batch["id"], *_summarise(batch))).rstrip())
+
+
+def _show_batch(batch_id: str, url: str | None, api_key_env: str | None, *, as_json: bool) -> None:
     batch = _run(lambda server: server.get_batch(batch_id), url, api_key_env, as_json=as_json)
     if as_json:
         emit(batch)
@@ -133,11 +167,8 @@ def list_batches(*, url: _Url = None, api_key_env: _KeyVariable = None, as_json:
         emit(batches)
         return
     for batch in batches:
-        counts = count_lines(batch)
-        done = f"{counts.done:,}/{counts.total:,}"
-        failed = f"{counts.failed:,} failed" if counts.failed else ""
         created = batch["created_at"][:19].replace("T", " ")
-        write_out(f"{batch['id']}  {created}  {batch['status']:11}  {done:>15}  {failed}".rstrip())
+        write_out("  ".join((batch["id"], created, *_summarise(batch))).rstrip())
     if not batches:
         say("no batches yet")
 
@@ -193,6 +224,13 @@ def download(  # noqa: PLR0913 - an option each
         say("the batch has no results")
     for name, path in fetched.items():
         say(f"{_RESULTS[name]}: {path}")
+
+
+def _summarise(batch: _Batch) -> tuple[str, str, str]:
+    counts = count_lines(batch)
+    done = f"{counts.done:,}/{counts.total:,}"
+    failed = f"{counts.failed:,} failed" if counts.failed else ""
+    return f"{batch['status']:11}", f"{done:>15}", failed
 
 
 _RESULTS = {"output": "answers", "errors": "errors"}

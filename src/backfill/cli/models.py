@@ -11,7 +11,7 @@ from backfill.cli.console import CONSOLE, emit, name_size, say, write_out
 from backfill.cli.failures import end_on_error
 from backfill.cli.options import AsJson, ConfigFile
 from backfill.config import load_config
-from backfill.engines.models import CATALOGUE, find_model, list_models, pull
+from backfill.engines.models import CATALOGUE, choose_engine, find_model, list_models, pull
 from backfill.errors import ModelUnavailable
 
 __all__ = ["fetch_if_missing", "models"]
@@ -25,22 +25,24 @@ def list_command(config_file: ConfigFile = None, *, as_json: AsJson = False) -> 
     with end_on_error(as_json=as_json):
         models_dir = load_config(config_file).models_dir
         listed = list_models(models_dir)
+        engines = [choose_engine(model.path) if model.path else "" for model in listed]
     if as_json:
         facts = [
             {
                 "name": model.name,
                 "path": str(model.path) if model.path else None,
                 "size_bytes": model.size_bytes,
+                "engine": engine or None,
                 "summary": model.summary,
             }
-            for model in listed
+            for model, engine in zip(listed, engines, strict=True)
         ]
         emit(facts)
         return
     width = max(len(model.name) for model in listed)
-    for model in listed:
+    for model, engine in zip(listed, engines, strict=True):
         here = name_size(model.size_bytes) if model.path else "not fetched"
-        write_out(f"{model.name:{width}}  {here:>11}  {model.summary}".rstrip())
+        write_out(f"{model.name:{width}}  {here:>11}  {engine:8}  {model.summary}".rstrip())
     say(f"in {models_dir}")
 
 

@@ -8,12 +8,18 @@ import typer
 
 from backfill.errors import InvalidInput
 
-__all__ = ["AsJson", "ConfigFile", "Endpoint", "InputFile", "read_key"]
+__all__ = ["AsJson", "ConfigFile", "Deterministic", "Endpoint", "InputFile", "read_key"]
 
 InputFile = Annotated[Path, typer.Argument(metavar="INPUT.jsonl", help="Requests, one JSON object a line.")]
 Endpoint = Annotated[str, typer.Option(metavar="PATH", help="Where each request goes.")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings; ./backfill.toml if it is there.")
+]
+Deterministic = Annotated[
+    bool,
+    typer.Option(
+        "--deterministic", help="Built-in engine: answers never depend on what runs beside them; about half as fast."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output, for programs.")]
 

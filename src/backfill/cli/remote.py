@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 
 from backfill.errors import BackfillError, InvalidInput
+from backfill.status import ReplicaStatus
 
 __all__ = ["UNREACHABLE", "RemoteServer"]
 
@@ -74,6 +75,14 @@ class RemoteServer:
         """All batches of this key, newest first."""
         return cast("list[_Object]", await self._ask("GET", "/batches"))
 
+    async def list_engines(self) -> list[ReplicaStatus]:
+        """Every replica that lines are sent to."""
+        page = await self._ask("GET", "/engines")
+        try:
+            return msgspec.convert(page["data"], list[ReplicaStatus])
+        except (msgspec.ValidationError, KeyError, TypeError):
+            raise self._is_no_backfill() from None
+
     async def cancel_batch(self, batch_id: str) -> _Object:
         """Stop a batch; gives the batch object."""
         return cast("_Object", await self._ask("POST", f"/batches/{_quote(batch_id)}/cancel"))
@@ -102,8 +111,11 @@ class RemoteServer:
         try:
             return msgspec.json.decode(body)
         except msgspec.DecodeError:
-            message = f"{self.url} does not answer as a Backfill server does."
-            raise BackfillError(message, code="not_a_backfill_server") from None
+            raise self._is_no_backfill() from None
+
+    def _is_no_backfill(self) -> BackfillError:
+        message = f"{self.url} does not answer as a Backfill server of this version does."
+        return BackfillError(message, code="not_a_backfill_server")
 
     @asynccontextmanager
     async def _open(self, method: str, path: str, **request: Any) -> AsyncIterator[aiohttp.ClientResponse]:

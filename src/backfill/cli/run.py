@@ -14,16 +14,24 @@ from backfill.cli.failures import ALL_ANSWERED, INTERRUPTED, SOME_FAILED, UNUSAB
 from backfill.cli.local_run import Ended, Interrupted, Job, Rejected, discard_state, find_state, run_job
 from backfill.cli.logs import configure_logs
 from backfill.cli.models import fetch_if_missing
-from backfill.cli.options import AsJson, ConfigFile, Endpoint, InputFile, read_key
+from backfill.cli.options import AsJson, ConfigFile, Deterministic, Endpoint, InputFile, read_key
 from backfill.cli.progress import ProgressDisplay, describe_counts
 from backfill.cli.results import check_target, name_errors_file
-from backfill.config import Config, EngineConfig, LlamaCppEngineConfig, load_config
+from backfill.config import (
+    AutoEngineConfig,
+    Config,
+    EngineConfig,
+    LlamaCppEngineConfig,
+    OpenVinoEngineConfig,
+    load_config,
+)
+from backfill.engines import make_deterministic
 from backfill.errors import Conflict, InvalidConfig, InvalidInput
 from backfill.turns import check_endpoint
 
 __all__ = ["run"]
 
-_EMBEDDINGS = "/v1/embeddings"
+_EMBEDDINGS, _RESPONSES = "/v1/embeddings", "/v1/responses"
 
 
 def run(  # noqa: PLR0913 - an option each
@@ -45,6 +53,7 @@ def run(  # noqa: PLR0913 - an option each
         str | None, typer.Option(metavar="VAR", help="Environment variable with the engine's API key.")
     ] = None,
     concurrency: Annotated[int | None, typer.Option(metavar="N", min=1, help="Requests in flight at most.")] = None,
+    deterministic: Deterministic = False,
     config_file: ConfigFile = None,
     errors_path: Annotated[
         Path | None, typer.Option("--errors", metavar="FILE", dir_okay=False, help="Where failed requests go.")
@@ -59,7 +68,7 @@ def run(  # noqa: PLR0913 - an option each
         config = _configure(config_file, output_path, model, engine, api_key_env)
         config = _limit_concurrency(config, concurrency)
         job = Job(input_path, output_path, errors_path or name_errors_file(output_path), endpoint, model)
-        _prepare(job, config, force=force)
+        config = _prepare(job, config, force=force, deterministic=deterministic)
         with ProgressDisplay(as_json=as_json) as display:
             ending = uvloop.run(run_job(job, config, display))
         raise typer.Exit(_report(ending, job, config, as_json=as_json))
@@ -84,8 +93,11 @@ def _configure(
             "external": {"url": engine, "api_key": read_key(api_key_env), "models": {"*": model or ""}}
         }
     elif model is not None:
-        embeds = {"model": model, "embeddings": True}
-        overrides["engines"] = {"local": {"model": model}, "local-embeddings": embeds}
+        overrides["engines"] = {
+            "local": {"model": model},
+            "local-embeddings": {"model": model, "kind": "llamacpp", "embeddings": True},
+            "local-responses": {"model": model, "kind": "llamacpp", "endpoints": [_RESPONSES]},
+        }
     return load_config(config_file, overrides=overrides)
 
 
@@ -94,14 +106,14 @@ def _limit_concurrency(config: Config, concurrency: int | None) -> Config:
         return config
 
     def limit(engine: EngineConfig) -> EngineConfig:
-        name = "slots" if isinstance(engine, LlamaCppEngineConfig) else "concurrency"
-        return engine.model_copy(update={name: concurrency})
+        names = {"slots", "concurrency"} & set(type(engine).model_fields)
+        return engine.model_copy(update=dict.fromkeys(names, concurrency))
 
     return config.model_copy(update={"engines": {name: limit(engine) for name, engine in config.engines.items()}})
 
 
-def _prepare(job: Job, config: Config, *, force: bool) -> None:
-    """Find out now whatever would be a pity to find out later."""
+def _prepare(job: Job, config: Config, *, force: bool, deterministic: bool) -> Config:
+    """Find out now whatever would be a pity to find out later; the settings to run with."""
     if not job.input_path.is_file():
         message = f"There is no input file {job.input_path}."
         raise InvalidInput(message, param="input")
@@ -109,11 +121,32 @@ def _prepare(job: Job, config: Config, *, force: bool) -> None:
     state = find_state(job.output_path)
     for target in (job.output_path, job.errors_path):
         check_target(target, force=force or state.is_dir())
-    for engine in config.engines.values():
-        if isinstance(engine, LlamaCppEngineConfig) and engine.embeddings == (job.endpoint == _EMBEDDINGS):
-            fetch_if_missing(engine.model, config.models_dir)
+    if deterministic and job.endpoint in (_EMBEDDINGS, _RESPONSES):
+        message = f"--deterministic is for /v1/chat/completions and /v1/completions, not for {job.endpoint}."
+        raise InvalidConfig(message, param="deterministic")
+    for model in _list_models(config, job.endpoint):
+        fetch_if_missing(model, config.models_dir)
+    if deterministic:
+        # With the model here, so that its file can be looked at.
+        config = make_deterministic(config)
     if force or not state.is_dir():
         discard_state(job.output_path)
+    return config
+
+
+def _list_models(config: Config, endpoint: str) -> list[str]:
+    """The models that the built-in engines for the endpoint run."""
+    models = []
+    for engine in config.engines.values():
+        if isinstance(engine, (AutoEngineConfig, OpenVinoEngineConfig)):
+            serves = endpoint not in (_EMBEDDINGS, _RESPONSES)
+        elif isinstance(engine, LlamaCppEngineConfig):
+            serves = engine.embeddings == (endpoint == _EMBEDDINGS)
+        else:
+            continue
+        if serves and engine.narrow(frozenset({endpoint})):
+            models.append(engine.model)
+    return models
 
 
 def _check_apart(job: Job) -> None:

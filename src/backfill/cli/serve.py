@@ -11,8 +11,9 @@ from backfill.app import serve as serve_forever
 from backfill.cli.console import emit, write_out
 from backfill.cli.failures import end_on_error
 from backfill.cli.logs import configure_logs
-from backfill.cli.options import ConfigFile
+from backfill.cli.options import ConfigFile, Deterministic
 from backfill.config import load_config
+from backfill.engines import make_deterministic
 
 __all__ = ["serve"]
 
@@ -25,6 +26,7 @@ def serve(
         Path | None, typer.Option(metavar="FOLDER", help="Where files, batches and journals are kept.")
     ] = None,
     *,
+    deterministic: Deterministic = False,
     as_json: Annotated[bool, typer.Option("--json", help="Events and logs as JSON lines.")] = False,
 ) -> None:
     """Serve the API and work on batches until stopped."""
@@ -32,6 +34,8 @@ def serve(
     given = {"server.host": host, "server.port": port, "data_dir": data_dir}
     with end_on_error(as_json=as_json):
         config = load_config(config_file, overrides={key: value for key, value in given.items() if value is not None})
+        if deterministic:
+            config = make_deterministic(config)
         uvloop.run(serve_forever(config, lambda url: _announce(url, as_json=as_json)))
 
 

@@ -15,6 +15,10 @@ from backfill.wire.results import OUTPUT_PURPOSE, render_answer, render_failure,
 __all__ = ["Gathered", "gather"]
 
 
+# Written and hashed together: a call of each for every line would cost more than the work.
+_LINES_AT_ONCE = 128
+
+
 class Gathered(NamedTuple):
     """What a batch comes to. A file with no line is not made."""
 
@@ -35,15 +39,25 @@ class _Results:
         self._writer: BlobWriter | None = None
         self._digest = hashlib.sha256()
         self._lines = 0
+        self._pending: list[bytes] = []
 
     def write(self, line: bytes) -> None:
+        self._lines += 1
+        self._pending.append(line)
+        if len(self._pending) >= _LINES_AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
         if self._writer is None:
             self._writer = self._blobs.create(content_key(self._file_id))
-        self._writer.write(line)
-        self._digest.update(line)
-        self._lines += 1
+        data = b"".join(self._pending)
+        self._pending.clear()
+        self._writer.write(data)
+        self._digest.update(data)
 
     def seal(self, now_ms: int) -> File | None:
+        if self._pending:
+            self._flush()
         if self._writer is None:
             return None
         self._writer.seal()

@@ -36,9 +36,9 @@ class Breaker:
             self.is_probing = False
 
     def note_loss(self, now_s: float, sent_at_s: float, *, has_alternative: bool) -> None:
-        """A request was lost; with another replica at hand, several in a row open the breaker."""
+        """A request was lost; with another replica at hand, several in a row open the breaker, or a lost probe."""
         self._losses += 1
-        if has_alternative and self._losses >= _LOSSES_IN_A_ROW:
+        if has_alternative and (self.is_probing or self._losses >= _LOSSES_IN_A_ROW):
             self.note_outage(now_s, sent_at_s)
 
     def note_outage(self, now_s: float, sent_at_s: float) -> None:

@@ -41,7 +41,7 @@ class ConcurrencyController:
         """An answer (or a refusal, with 0 tokens) came `duration_s` seconds after its request was sent."""
         self._brake.note_reply(now_s, duration_s)
         if self._brake.closed:
-            self._take(self._brake.reopen(now_s, self._found), now_s)
+            self._take(self._brake.reopen(now_s), now_s)
         elif not self._has_gauges and not self._is_calming(now_s):
             self._climb.note_reply(now_s, duration_s, completion_tokens)
             self._found = self._climb.limit

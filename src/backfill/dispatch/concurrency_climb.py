@@ -16,21 +16,26 @@ __all__ = ["Climb"]
 _FIRST_FACTOR = 4
 """From 16 to 2,000 in four round trips: a batch of 2 s requests fills 2,000 places in 8 s, doubling takes 14 s."""
 _FACTOR = 1.4
-_LINEAR_SHARE = 0.6
+_FINE_FACTOR = 1.15
+"""Once steps of `_FACTOR` lead nowhere: a probe downwards costs work as long as it lasts."""
+_LINEAR_SHARE = 0.5
 """Of the work that as many more requests would bring at no loss: from here on the engine still scales."""
-_GAIN = 1.02
-"""More work than this times as much makes a larger number pay."""
-_LOSS = 0.985
-"""Less work than this times as much makes a smaller number not pay."""
+_WORTH_KEEPING = 1.1
+"""More work than this times as much makes the last large step worth keeping."""
+_CHANGE = 0.015
+"""More work by this share makes a larger number pay, less work by it makes a smaller one not pay."""
 _CHANGED = 0.15
 """The engine itself has changed when its work at the same number differs by so much."""
-_ERROR = 0.01
+_ERROR = 0.015
 """A measurement ends when its standard error is this share of its value."""
+_CLEAR_ERRORS = 3.0
+"""Or when it is so many errors off what it is compared with, and they are no more than `_ROUGH_ERROR`."""
+_ROUGH_ERROR = 0.06
 _LEAST_REPLIES = 16
 _LEAST_S = 2.0
-_REST_S = 15.0
+_REST_S = 30.0
 """Between two probes at first; twice as long after each that found nothing."""
-_LONGEST_REST_S = 60.0
+_LONGEST_REST_S = 240.0
 
 
 class _Step(Enum):
@@ -55,6 +60,13 @@ class _Measurement:
     work_squared: float = 0.0
     work_duration: float = 0.0
     duration_squared: float = 0.0
+    ended: int = 0
+    """Replies that came since then, whenever they were sent."""
+    ended_work: float = 0.0
+
+    def end(self, work: float) -> None:
+        self.ended += 1
+        self.ended_work += work
 
     def add(self, work: float, duration_s: float) -> None:
         self.replies += 1
@@ -64,19 +76,21 @@ class _Measurement:
         self.work_duration += work * duration_s
         self.duration_squared += duration_s * duration_s
 
-    @property
-    def rate(self) -> float:
-        """Work per request-second."""
-        return self.work / self.duration_s if self.duration_s > 0 else 0.0
+    def estimate(self, now_s: float, limit: int) -> tuple[float, float]:
+        """Work per second with `limit` in flight, and its standard error as a share of it.
 
-    @property
-    def error(self) -> float:
-        """Standard error of the rate over the rate: that of a ratio estimator (Cochran, Sampling Techniques, 6.4)."""
-        if self.work <= 0:
-            return math.inf
-        rate = self.rate
+        Two estimates, of which the surer counts. By Little's law: best where the engine queues nothing, as a reply's
+        work and duration go together; its error is that of a ratio estimator (Cochran, Sampling Techniques, 6.4).
+        And by counting: best where it queues; what is off is the work under way at both ends.
+        """
+        if self.work <= 0 or self.duration_s <= 0 or self.ended_work <= 0:
+            return 0.0, math.inf
+        rate = self.work / self.duration_s
         residual = self.work_squared - 2 * rate * self.work_duration + rate * rate * self.duration_squared
-        return math.sqrt(max(residual, 0.0)) / self.work
+        by_rate = (math.sqrt(max(residual, 0.0)) / self.work, limit * rate)
+        by_count = (math.sqrt(limit) / self.ended, self.ended_work / max(now_s - self.since_s, 1e-9))
+        error, work = min(by_rate, by_count)
+        return work, error
 
 
 @dataclass(slots=True)
@@ -93,9 +107,14 @@ class Climb:
     _now: _Measurement = field(default_factory=lambda: _Measurement(-math.inf))
     _has_tokens: bool = False
     _base: int = 0
+    _rates: tuple[float, ...] = ()
+    """Work and replies per request-second in the last round of the start."""
     _rest_s: float = _REST_S
     _rested_at_s: float = 0.0
     _next_up: bool = True
+    _factor: float = _FACTOR
+    _failures: int = 0
+    """Probes in a row that found nothing."""
     _mean_s: float = 0.0
 
     @property
@@ -109,8 +128,11 @@ class Climb:
             self._has_tokens = True
             self._now = _Measurement(self._now.since_s)
         self._mean_s += (duration_s - self._mean_s) * (0.05 if self._mean_s else 1.0)
+        work = completion_tokens if self._has_tokens else 1.0
+        if now_s >= self._now.since_s:
+            self._now.end(work)
         if now_s - duration_s >= self._now.since_s - 1e-9:
-            self._now.add(completion_tokens if self._has_tokens else 1.0, duration_s)
+            self._now.add(work, duration_s)
             if self._step is _Step.START and self._now.replies >= max(4, self.limit // 4):
                 self._end_round(now_s)
 
@@ -121,8 +143,10 @@ class Climb:
             if self._step is not _Step.START:
                 self._measure_anew(now_s)
             return
-        if self._step is not _Step.START and self._is_enough(now_s):
-            self._judge(now_s, self.limit * self._now.rate)
+        if self._step is not _Step.START:
+            work, error = self._now.estimate(now_s, self.limit)
+            if self._is_enough(now_s, work, error):
+                self._judge(now_s, work, error)
 
     def resume_at(self, limit: int, now_s: float) -> None:
         """Go on from a number that another signal has set."""
@@ -131,60 +155,64 @@ class Climb:
             self._known.clear()
             self._hold(now_s, limit)
 
-    def _is_enough(self, now_s: float) -> bool:
+    def _is_enough(self, now_s: float, work: float, error: float) -> bool:
         seen = self._now
         # Short answers come first: only after a whole round trip are the replies a fair sample.
         if seen.replies < _LEAST_REPLIES or now_s - seen.since_s < max(_LEAST_S, 1.5 * self._mean_s):
             return False
-        return seen.error <= _ERROR or seen.replies >= 8 * self.limit + 200
+        if error <= _ERROR or seen.replies >= 4 * self.limit + 100:
+            return True
+        before = self._known.get(self._base if self._step in (_Step.UP, _Step.DOWN) else self.limit)
+        return before is not None and error <= _ROUGH_ERROR and abs(work / before - 1) > _CLEAR_ERRORS * error
 
     def _end_round(self, now_s: float) -> None:
         """Go on in large steps while the engine scales, else climb with care."""
-        work = self.limit * self._now.rate
-        before = self._base
-        scaled = not before or (
-            work / self._known[before] - 1 >= _LINEAR_SHARE * (self.limit / before - 1)
-        )
-        self._known[self.limit] = work
-        if scaled and self.limit < self.ceiling:
-            self._base = self.limit
+        seen, before = self._now, self._base
+        rates = (seen.work / max(seen.duration_s, 1e-9), seen.replies / max(seen.duration_s, 1e-9))
+        # A round is short: where length and duration of answers are unrelated, only the answers themselves count.
+        slowdown = max((now / then for now, then in zip(rates, self._rates, strict=False) if then > 0), default=1.0)
+        growth = self.limit / before if before else 1.0
+        if self.limit < self.ceiling and growth * slowdown - 1 >= _LINEAR_SHARE * (growth - 1):
+            self._base, self._rates = self.limit, rates
             self.limit = min(self.ceiling, self.limit * _FIRST_FACTOR)
             self._now = _Measurement(now_s)
         else:
-            # Rounds are cut short, so their figures are too rough to be compared with later ones.
-            self._known.clear()
-            self._hold(now_s, self.limit)
+            self._hold(now_s, self.limit if not before or growth * slowdown > _WORTH_KEEPING else before)
 
-    def _judge(self, now_s: float, work: float) -> None:
+    def _judge(self, now_s: float, work: float, error: float) -> None:
         match self._step:
             case _Step.UP:
-                self._judge_more(now_s, work)
+                self._judge_more(now_s, work, error)
             case _Step.DOWN:
-                self._judge_fewer(now_s, work)
+                self._judge_fewer(now_s, work, error)
             case _:
                 self._judge_held(now_s, work)
 
-    def _judge_more(self, now_s: float, work: float) -> None:
-        if work >= self._known[self._base] * _GAIN:
+    def _judge_more(self, now_s: float, work: float, error: float) -> None:
+        if work >= self._known[self._base] * (1 + max(_CHANGE, error)):
             self._known[self.limit] = work
-            self._rest_s = _REST_S
+            self._factor, self._failures, self._rest_s = _FACTOR, 0, _REST_S
             self._go_on(now_s, up=True)
         else:
             self._give_up(now_s, next_up=False)
 
-    def _judge_fewer(self, now_s: float, work: float) -> None:
-        if work >= self._known[self._base] * _LOSS:
+    def _judge_fewer(self, now_s: float, work: float, error: float) -> None:
+        if work >= self._known[self._base] * (1 - max(_CHANGE, error)):
             # The reference stays the best that was seen, or many small losses would add up.
             self._known[self.limit] = max(work, self._known[self._base])
-            self.settled = True
+            self.settled, self._failures = True, 0
             self._go_on(now_s, up=False)
         else:
             self._give_up(now_s, next_up=True)
 
     def _give_up(self, now_s: float, *, next_up: bool) -> None:
-        self.settled = True
-        self._next_up = next_up
-        self._rest_s = min(_LONGEST_REST_S, self._rest_s * 2)
+        """Go back to what the probe started from; rest once both directions were tried in fine steps."""
+        self.settled, self._next_up = True, next_up
+        self._failures += 1
+        if self._failures >= 2 and self._factor == _FACTOR:
+            self._factor, self._failures = _FINE_FACTOR, 0
+        elif self._failures >= 2:
+            self._rest_s = min(_LONGEST_REST_S, self._rest_s * 2)
         self._hold(now_s, self._base)
 
     def _judge_held(self, now_s: float, work: float) -> None:
@@ -192,10 +220,10 @@ class Climb:
         self._known = {self.limit: work}
         if before is None or abs(work / before - 1) > _CHANGED:
             # Nothing is known yet, or no longer: find out at once. Less work than before means a queue, so go down.
-            self._rest_s = _REST_S
+            self._factor, self._failures, self._rest_s = _FACTOR, 0, _REST_S
             self.settled = False
             self._next_up = before is None or work > before
-        elif now_s - self._rested_at_s < self._rest_s:
+        elif self._failures >= 2 and now_s - self._rested_at_s < self._rest_s:
             self._measure_anew(now_s)
             return
         if not self._probe(now_s, up=self._next_up) and not self._probe(now_s, up=not self._next_up):
@@ -204,8 +232,10 @@ class Climb:
     def _probe(self, now_s: float, *, up: bool) -> bool:
         """Try the next number up or down; False where there is none."""
         base = self.limit
-        limit = min(self.ceiling, math.ceil(base * _FACTOR)) if up else max(1, math.floor(base / _FACTOR))
+        factor = self._factor
+        limit = min(self.ceiling, math.ceil(base * factor)) if up else max(1, math.floor(base / factor))
         if limit == base:
+            self._failures += 1
             return False
         self._step, self._base, self.limit = (_Step.UP if up else _Step.DOWN), base, limit
         self._measure_anew(now_s)

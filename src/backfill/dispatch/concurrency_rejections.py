@@ -36,7 +36,6 @@ class RejectionBrake:
     _first_reply_s: float | None = None
     _last_reply_s: float = -math.inf
     _cut_at_s: float = -math.inf
-    _before_s: int = 0
 
     def note_reply(self, now_s: float, duration_s: float) -> None:
         """Something was taken and answered."""
@@ -76,7 +75,7 @@ class RejectionBrake:
         cut = math.floor(limit * (_FIRST_FACTOR if starting else _FACTOR))
         return min(limit, max(1, cut, math.ceil(self.mean_carried(now_s))))
 
-    def reopen(self, now_s: float, limit: int) -> int:
-        """The limit after an answer that ended a closed time."""
+    def reopen(self, now_s: float) -> int:
+        """The limit after an answer that ended a closed time: what spreads the requests over the next window."""
         self.closed = False
-        return max(limit, math.ceil(_REOPENED_SHARE * self.mean_carried(now_s)))
+        return max(1, math.ceil(_REOPENED_SHARE * self.mean_carried(now_s)))

@@ -49,6 +49,7 @@ class Feeder:
         self._wake = asyncio.Event()
         self._breaker = Breaker(policy, dice)
         self._workers = 0
+        self._room = 0
         self._is_held_back = False
         self._group: asyncio.TaskGroup | None = None
         limits = replica.limits
@@ -72,7 +73,8 @@ class Feeder:
     @property
     def is_well(self) -> bool:
         """Whether lines may be left to this replica."""
-        return self.replica.address is not None and not self._breaker.is_probing
+        is_paused = self._breaker.pause_left_s(asyncio.get_running_loop().time()) > 0
+        return self.replica.address is not None and not self._breaker.is_probing and not is_paused
 
     @property
     def status(self) -> ReplicaStatus:
@@ -130,6 +132,7 @@ class Feeder:
         if self.in_flight or self._lanes:
             gauges = self.observer.observe(now_s, self._group, lanes=self._lanes, in_flight=self.in_flight)
             self._controller.tick(now_s, self.in_flight, gauges, has_work=self._is_held_back)
+            self._room = self._allowed()
             self.observer.tell_bottleneck(now_s, self._controller, has_work=self.has_unfinished)
 
     async def _make_ready(self) -> bool:
@@ -153,6 +156,8 @@ class Feeder:
         except EngineUnavailable as error:
             self._breaker.note_outage(loop.time(), loop.time())
             self._note_trouble(error.message)
+            if self._residency is not None:
+                await self._residency.give_up(self)
         else:
             self._note_trouble(None)
             self._adopt_replica()
@@ -160,6 +165,7 @@ class Feeder:
     def _adopt_replica(self) -> None:
         """Learn what the replica is: which engine was chosen shows when it is up, and a new one's cache is empty."""
         limits = self.replica.limits
+        self._gate.forget()
         if self.in_flight == 0:
             self._gate = PrefixGate(self.replica.cache_habit, limits.lines_per_prefix, self._release)
         if limits != self._limits:
@@ -179,7 +185,7 @@ class Feeder:
         self.trouble = trouble
 
     def _allowed(self) -> int:
-        """How many workers there may be now."""
+        """How many workers there may be now. Kept in `_room`, because it is asked for after each reply."""
         if self.replica.address is None or self._breaker.pause_left_s(asyncio.get_running_loop().time()) > 0:
             return 0
         if self._residency is not None and not self._residency.may_send(self):
@@ -188,8 +194,8 @@ class Feeder:
 
     def _fill(self) -> None:
         assert self._group is not None  # noqa: S101 - only `run` calls this
-        allowed = self._allowed()
-        while self._workers < allowed:
+        self._room = self._allowed()
+        while self._workers < self._room:
             taken = self._take()
             if taken is None:
                 self._is_held_back = False
@@ -200,9 +206,14 @@ class Feeder:
 
     async def _work(self, lane: Lane, job: Job) -> None:
         try:
+            if not lane.is_open:
+                # It was closed between the taking and this: the turn's files may be closed too.
+                self.in_flight -= 1
+                _leave(job.passage, None)
+                return
             while True:
                 await self._send(lane, job)
-                taken = self._take() if self._workers <= self._allowed() else None
+                taken = self._take() if self._workers <= self._room else None
                 if taken is None:
                     return
                 lane, job = taken
@@ -215,6 +226,8 @@ class Feeder:
             if lane.unsent and not self._leaves_to_others(lane):
                 job = lane.take(self.replica.name, self._gate)
                 if job is not None:
+                    # Counted from here on, so that nobody takes the replica's memory before the worker begins.
+                    self.in_flight += 1
                     return lane, job
         return None
 
@@ -234,12 +247,10 @@ class Feeder:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
         loop = asyncio.get_running_loop()
-        passage: Passage | None = None
+        passage = job.passage
         reply: Reply | None = None
         turn.depart(task)
-        self.in_flight += 1
         try:
-            passage = self._gate.enter(job.prefix) if job.prefix else None
             started_s = loop.time()
             body = lane.body_for(replica, turn.read_body(job.line))
             if passage is None:
@@ -257,8 +268,7 @@ class Feeder:
         finally:
             self.in_flight -= 1
             turn.land(task)
-            if passage is not None:
-                passage.note_end(computed=isinstance(reply, Answered))
+            _leave(passage, reply)
         if turn.is_behind:
             await turn.wait_for_disk()
 
@@ -273,6 +283,7 @@ class Feeder:
                 self._note_reply(Usage(), started_s, now_s)
             case Lost():
                 self._try_again(lane, line, reply, started_s, now_s)
+                self._room = self._allowed()
 
     def _note_reply(self, usage: Usage, started_s: float, now_s: float) -> None:
         duration_s = now_s - started_s
@@ -296,8 +307,10 @@ class Feeder:
             self._controller.note_rejection(now_s)
             self._breaker.note_rate_limit(now_s, started_s, lost.retry_after_s)
             if turn.note_rejection(line, tally.answered) < _REJECTIONS_MAX:
-                # Nor does this: nothing was computed, and the same line is let in at another moment.
-                lane.put_back(line)
+                # Nor does this: nothing was computed, and the same line is let in at another moment. Others go first
+                # after the pause, or a line that is too much would be every probe.
+                pause_s = max(0.0, self._breaker.pause_left_s(now_s))
+                lane.put_back_later(line, pause_s + _TICK_S + self._dice.uniform(0.0, self._policy.backoff_s))
                 return
         tally.lost += 1
         if lost.status == 503:
@@ -312,6 +325,11 @@ class Feeder:
             return
         turn.tries[line] = tries
         lane.put_back_later(line, choose_delay_s(self._policy, lost, tries, self._dice))
+
+
+def _leave(passage: Passage | None, reply: Reply | None) -> None:
+    if passage is not None:
+        passage.note_end(computed=isinstance(reply, Answered))
 
 
 def _urgency(lane: Lane) -> tuple[int, int, str]:

@@ -13,16 +13,21 @@ if TYPE_CHECKING:
 
     from backfill.dispatch.feeder import Feeder
     from backfill.dispatch.open_turn import OpenTurn
-    from backfill.dispatch.prefix_gate import PrefixGate
+    from backfill.dispatch.prefix_gate import Passage, PrefixGate
 
 __all__ = ["Job", "Lane"]
+
+# So many groups of one replica may wait for a prefix before it begins no other: of a file whose every line begins
+# alike, one replica would else claim all groups while the first request is with the engine.
+_PARKED_MAX = 64
 
 
 class Job(NamedTuple):
     """A line to send now."""
 
     line: int
-    prefix: tuple[int, ...]
+    passage: "Passage | None"
+    """What it owes the gate when its prompt is computed and when it ends."""
 
 
 class _Group:
@@ -61,24 +66,35 @@ class _Share:
         self.ready: deque[_Group] = deque()
         self.parked: dict[int, list[_Group]] = {}
 
+    @property
+    def parked_groups(self) -> int:
+        return sum(map(len, self.parked.values()))
+
     def groups(self) -> Iterable[_Group]:
         yield from self.ready
         for groups in self.parked.values():
             yield from groups
+
+    def remove(self, group: _Group) -> None:
+        for groups in (self.ready, *self.parked.values()):
+            if group in groups:
+                groups.remove(group)
+                return
 
 
 class Lane:
     """Lines in planned order, those that came back first.
 
     A group of lines with a shared prefix belongs to the replica that begins it. A replica that has nothing left to
-    begin takes over half of what the largest such group has left.
+    begin takes over half of what the largest such group has left, and all of it if that is one line: its replica may be
+    down, or slow.
     """
 
     def __init__(self, turn: "OpenTurn", route: Route, groups: Sequence[LineGroup], *, insert_model: bool) -> None:
         self.turn = turn
         self.route = route
         self.unsent = sum(len(group.lines) for group in groups)
-        """Lines that no replica has now."""
+        """Lines that may be given out now; none once the lane is closed."""
         self.delayed = 0
         """Lines that wait for their next try."""
         self.is_open = True
@@ -98,13 +114,13 @@ class Lane:
 
     def take(self, replica: str, gate: "PrefixGate") -> Job | None:
         """The next line for a replica; None if there is none now that its gate lets through."""
-        if not self.unsent or not self.is_open:
+        if not self.unsent:
             return None
         if self._returned:
             self.unsent -= 1
-            return Job(self._returned.popleft(), ())
+            return Job(self._returned.popleft(), None)
         share = self._shares[replica]
-        while (group := self._choose(share)) is not None:
+        while (group := self._choose(share, gate)) is not None:
             if group.prefix:
                 blocker = gate.find_blocker(group.prefix)
                 if blocker is not None:
@@ -115,7 +131,8 @@ class Lane:
             self.unsent -= 1
             if not group.left:
                 self._drop(share, group)
-            return Job(line, group.prefix)
+            # Entered here and not where it is sent, so that the next one to be taken sees it.
+            return Job(line, gate.enter(group.prefix) if group.prefix else None)
         return None
 
     def release(self, replica: str, prefix: int) -> None:
@@ -127,6 +144,8 @@ class Lane:
 
     def put_back(self, line: int) -> None:
         """Offer a line again, before all others."""
+        if not self.is_open:
+            return
         self._returned.append(line)
         self.unsent += 1
         for waker in self._wakers:
@@ -140,6 +159,7 @@ class Lane:
     def close(self) -> None:
         """Give out no line any more."""
         self.is_open = False
+        self.unsent = 0
 
     def body_for(self, replica: Replica, body: bytes) -> bytes:
         """The line's body as `replica` wants it: the line's own bytes unless the model has another name there."""
@@ -151,12 +171,14 @@ class Lane:
         self.delayed -= 1
         self.put_back(line)
 
-    def _choose(self, share: _Share) -> _Group | None:
+    def _choose(self, share: _Share, gate: "PrefixGate") -> _Group | None:
         """The group to go on with: one begun, else one without a prefix, else a new one, else somebody else's."""
         if share.ready:
             return share.ready[0]
         if self._free is not None:
             return self._free
+        if share.parked and share.parked_groups >= _PARKED_MAX:
+            return None
         if self._position < len(self._groups):
             planned = self._groups[self._position]
             self._position += 1
@@ -166,17 +188,21 @@ class Lane:
             else:
                 self._free = group
             return group
-        return self._take_over(share)
+        return self._take_over(share, gate)
 
-    def _take_over(self, share: _Share) -> _Group | None:
-        others = [group for other in self._shares.values() if other is not share for group in other.groups()]
-        largest = max(others, key=lambda group: group.left, default=None)
-        # The last line of a group is about to be sent where its prefix is.
-        if largest is None or largest.left < 2:
+    def _take_over(self, share: _Share, gate: "PrefixGate") -> _Group | None:
+        others = [(group, other) for other in self._shares.values() if other is not share for group in other.groups()]
+        if not others:
             return None
-        group = largest.split()
-        share.ready.append(group)
-        return group
+        largest, owner = max(others, key=lambda other: other[0].left)
+        if gate.find_blocker(largest.prefix) is not None:
+            return None
+        if largest.left > 1:
+            largest = largest.split()
+        else:
+            owner.remove(largest)
+        share.ready.append(largest)
+        return largest
 
     def _drop(self, share: _Share, group: _Group) -> None:
         if group is self._free:

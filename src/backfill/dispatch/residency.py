@@ -50,31 +50,49 @@ class Residency:
 
     async def claim(self, resident: Resident) -> bool:
         """Ask to be up; False: not now, ask again. Stops the replica that was up before."""
-        if self._holder is None or self._holder is resident:
-            self._holder = resident
+        holder = self._holder
+        if holder is None:
+            self._take_place(resident)
+            return True
+        if holder is resident:
+            if self._is_draining and not self._is_swapping:
+                # Whoever it was interrupted for may have been cancelled.
+                self._is_draining = any(_is_urgent(claim, resident) for claim in self._waiting())
             return self.may_send(resident)
         if resident not in self._claims:
             self._claims.append(resident)
-        first = min((claim for claim in self._claims if claim.has_unfinished), key=lambda claim: claim.due)
+        first = min(self._waiting(), key=lambda claim: claim.due, default=None)
         if first is not resident or self._is_swapping:
             return False
-        if self._holder.has_unfinished and not _is_urgent(resident, self._holder):
+        if holder.has_unfinished and not _is_urgent(resident, holder):
             self._is_draining = False
             return False
         self._is_draining = True
-        if self._holder.in_flight:
+        if holder.in_flight:
             return False
-        await self._swap(self._holder, resident)
+        await self._swap(holder, resident)
         return True
 
-    async def _swap(self, before: Resident, after: Resident) -> None:
+    async def give_up(self, resident: Resident) -> None:
+        """Let others have the memory, as this one could not be started."""
+        if self._holder is resident and not self._is_swapping:
+            await self._swap(resident, None)
+
+    def _waiting(self) -> list[Resident]:
+        return [claim for claim in self._claims if claim.has_unfinished]
+
+    def _take_place(self, resident: Resident | None) -> None:
+        self._holder = resident
+        self._is_draining = False
+        self._claims = [claim for claim in self._claims if claim is not resident]
+
+    async def _swap(self, before: Resident, after: Resident | None) -> None:
         self._is_swapping = True
         try:
-            _log.info("engines swapped", stops=before.replica.name, starts=after.replica.name)
+            if after is not None:
+                _log.info("engines swapped", stops=before.replica.name, starts=after.replica.name)
             await before.replica.stop()
-            self._holder = after
-            self._claims.remove(after)
-            self._is_draining = False
+            self._take_place(after)
         finally:
             self._is_swapping = False
 

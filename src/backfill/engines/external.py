@@ -27,16 +27,26 @@ class ExternalReplica:
 
     def __init__(self, name: str, config: ExternalEngineConfig, client: EngineClient) -> None:
         self.name = name
-        self.limits = ReplicaLimits(config.concurrency, frozenset(ENDPOINTS))
+        self.limits = ReplicaLimits(
+            concurrency=config.concurrency,
+            endpoints=config.narrow(frozenset(ENDPOINTS)),
+            first_concurrency=min(config.first_concurrency, config.concurrency),
+            exclusive=config.exclusive,
+        )
         self._client = client
         url = URL(config.url)
         self._headers = _authorize(config, url)
         # The credentials now stand in the header; in the URL they would show up in messages.
         self._url = url.with_user(None)
         self._address = str(self._url)
-        self._urls = {endpoint: self._url.joinpath(*endpoint.split("/")[1:]) for endpoint in ENDPOINTS}
+        self._urls = {endpoint: self._url.joinpath(*endpoint.split("/")[1:]) for endpoint in self.limits.endpoints}
         self._is_up = False
         self._starting = asyncio.Lock()
+
+    @property
+    def url(self) -> str:
+        """Base URL without /v1 and without credentials, whether or not anything answers there."""
+        return self._address
 
     @property
     def address(self) -> str | None:

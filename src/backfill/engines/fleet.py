@@ -3,16 +3,27 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import msgspec
 
-from backfill.config import Config, LlamaCppEngineConfig
+from backfill.config import (
+    AutoEngineConfig,
+    Config,
+    EngineConfig,
+    ExternalEngineConfig,
+    LlamaCppEngineConfig,
+    ManagedEngineConfig,
+    OpenVinoEngineConfig,
+)
+from backfill.engines.auto import AutoReplica
 from backfill.engines.client import EngineClient
 from backfill.engines.external import ExternalReplica
 from backfill.engines.llamacpp import LlamaCppReplica
+from backfill.engines.managed import ManagedReplica, name_served_model
+from backfill.engines.models import name_alias
+from backfill.engines.openvino import OpenVinoReplica
 from backfill.engines.replica import Replica
 
 __all__ = ["Fleet", "Member", "Route", "rename_model"]
@@ -66,15 +77,7 @@ class Fleet:
     def from_config(cls, config: Config) -> Self:
         """Build every replica of `config.engines`, all over one client."""
         client = EngineClient(config.dispatch.request_timeout_s)
-        members = []
-        for name, engine in config.engines.items():
-            if isinstance(engine, LlamaCppEngineConfig):
-                replica: Replica = LlamaCppReplica(
-                    name, engine, client, models_dir=config.models_dir, log_dir=config.data_dir / "engines"
-                )
-                members.append(Member(replica, engine.models, own_model=Path(engine.model).name.removesuffix(".gguf")))
-            else:
-                members.append(Member(ExternalReplica(name, engine, client), engine.models))
+        members = [_make_member(name, engine, config, client) for name, engine in config.engines.items()]
         return cls(members, client)
 
     async def __aenter__(self) -> Self:
@@ -121,6 +124,27 @@ class Fleet:
                 names = {member.replica.name: member.models[listed] or model for member in serving}
                 return Route(model, endpoint, tuple(member.replica for member in serving), names)
         return None
+
+
+def _make_member(name: str, engine: EngineConfig, config: Config, client: EngineClient) -> Member:
+    log_dir = config.data_dir / "engines"
+    if isinstance(engine, ExternalEngineConfig):
+        return Member(ExternalReplica(name, engine, client), engine.models)
+    if isinstance(engine, ManagedEngineConfig):
+        served = name_served_model(engine)
+        # It knows its model by one name; what has a name of its own here is an adapter that `arguments` load.
+        models = {model: there or served for model, there in engine.models.items()}
+        return Member(ManagedReplica(name, engine, client, log_dir=log_dir), models, own_model=served)
+    places = {"models_dir": config.models_dir, "log_dir": log_dir}
+    replica: Replica
+    match engine:
+        case AutoEngineConfig():
+            replica = AutoReplica(name, engine, client, **places)
+        case OpenVinoEngineConfig():
+            replica = OpenVinoReplica(name, engine, client, **places)
+        case LlamaCppEngineConfig():
+            replica = LlamaCppReplica(name, engine, client, **places)
+    return Member(replica, engine.models, own_model=name_alias(engine.model))
 
 
 def rename_model(body: bytes, name: str) -> bytes:

@@ -8,14 +8,30 @@ from backfill.engines.replica import Gauges
 __all__ = ["parse_gauges"]
 
 # From the engines' own documents: vLLM "Production Metrics", SGLang "Production Metrics", llama.cpp's server README.
-_RUNNING: Final = frozenset({"vllm:num_requests_running", "sglang:num_running_reqs", "llamacpp:requests_processing"})
-_WAITING: Final = frozenset({"vllm:num_requests_waiting", "sglang:num_queue_reqs", "llamacpp:requests_deferred"})
+# openvino: is what our own host says.
+_RUNNING: Final = frozenset(
+    {
+        "vllm:num_requests_running",
+        "sglang:num_running_reqs",
+        "llamacpp:requests_processing",
+        "openvino:requests_running",
+    }
+)
+_WAITING: Final = frozenset(
+    {
+        "vllm:num_requests_waiting",
+        "sglang:num_queue_reqs",
+        "llamacpp:requests_deferred",
+        "openvino:requests_waiting",
+    }
+)
 _KV_CACHE_USE: Final = frozenset(
     {
         "vllm:kv_cache_usage_perc",
         "vllm:gpu_cache_usage_perc",  # before vLLM 0.10
         "sglang:token_usage",
         "llamacpp:kv_cache_usage_ratio",
+        "openvino:kv_cache_usage_ratio",
     }
 )
 

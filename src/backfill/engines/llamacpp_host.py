@@ -6,28 +6,25 @@ reason, the process ends. It always ends by `os._exit`, because llama.cpp crashe
 while requests are computed.
 """
 
-import ctypes
 import os
 import signal
 import sys
-import threading
 
 import msgspec
 import xllamacpp
 
+from backfill.engines.child_process import end_with_parent
 from backfill.engines.llamacpp_messages import HostSettings, Ready
 
 __all__ = ["main"]
 
-_PR_SET_PDEATHSIG = 1
 _SPARE_HTTP_THREADS = 8
 
 
 def main(arguments: list[str]) -> None:
     """Serve until the parent or a signal ends it; does not return."""
     settings = msgspec.json.decode(arguments[0], type=HostSettings)
-    _end_with_parent()
-    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    end_with_parent()
     # llama.cpp may print on stdout too; the ready line must be alone there.
     answer = os.dup(1)
     os.dup2(2, 1)
@@ -66,19 +63,6 @@ def _serve(settings: HostSettings) -> xllamacpp.Server:
         # An input is embedded in one piece: what is longer than a physical batch is an error.
         params.n_batch = params.n_ubatch = settings.context_tokens
     return xllamacpp.Server(params)
-
-
-def _end_with_parent() -> None:
-    """End when the parent does, even by SIGKILL: by the kernel where it offers that, and by the end of stdin."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    threading.Thread(target=_watch_stdin, daemon=True).start()
-
-
-def _watch_stdin() -> None:
-    while os.read(0, 1024):
-        pass
-    os._exit(0)
 
 
 if __name__ == "__main__":

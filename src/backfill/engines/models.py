@@ -1,8 +1,9 @@
 """The models that Backfill knows by name, and where their files are.
 
 A model is named by the catalogue (`smollm2-135m-instruct`), by a repository of the Hugging Face hub
-(`hf:OWNER/REPO` or `hf:OWNER/REPO:FILE`), or by the path of a GGUF file. The first two live in one folder; a file
-there is whole: it is written beside its place and moved there when every byte is on disk.
+(`hf:OWNER/REPO` or `hf:OWNER/REPO:FILE`), or by the path of a GGUF file or of a folder in OpenVINO's own format. The
+first two live in one folder; a file there is whole: it is written beside its place and moved there when every byte is
+on disk.
 """
 
 import fcntl
@@ -18,9 +19,21 @@ from typing import Final
 
 from backfill.engines import fetch
 from backfill.engines.fetch import Progress
+from backfill.engines.gguf_header import read_gguf_header
+from backfill.engines.openvino_models import IR_FILE_NAME, find_obstacle, is_installed
 from backfill.errors import ModelUnavailable
 
-__all__ = ["CATALOGUE", "CatalogueModel", "ModelFile", "ensure_model", "find_model", "list_models", "pull"]
+__all__ = [
+    "CATALOGUE",
+    "CatalogueModel",
+    "ModelFile",
+    "choose_engine",
+    "ensure_model",
+    "find_model",
+    "list_models",
+    "name_alias",
+    "pull",
+]
 
 _HUB = "hf:"
 _WORK_PREFIX = ".fetch-"
@@ -93,7 +106,7 @@ def find_model(name_or_path: str, models_dir: Path) -> Path:
         message = f"The model {name_or_path!r} is not here yet: `backfill models pull {name_or_path}` fetches it."
         raise ModelUnavailable(message)
     for path in (Path(name_or_path).expanduser(), models_dir / name_or_path, models_dir / f"{name_or_path}.gguf"):
-        if path.is_file():
+        if path.is_file() or (path / IR_FILE_NAME).is_file():
             return path
     known = ", ".join(sorted(CATALOGUE))
     message = f"There is no model {name_or_path!r}: it is neither a file nor one of the catalogue ({known})."
@@ -154,7 +167,7 @@ def pull(name: str, models_dir: Path, progress: Progress | None = None) -> Path:
 
 
 def list_models(models_dir: Path) -> list[ModelFile]:
-    """The catalogue, then every other GGUF file of the models folder by name."""
+    """The catalogue, then every other GGUF file, then every folder in OpenVINO's format, each by name."""
     listed = []
     ours = {model.file_name for model in CATALOGUE.values()}
     for name, model in sorted(CATALOGUE.items()):
@@ -162,7 +175,31 @@ def list_models(models_dir: Path) -> list[ModelFile]:
         is_here = path.is_file()
         listed.append(ModelFile(name, path if is_here else None, path.stat().st_size if is_here else 0, model.summary))
     others = (path for path in sorted(models_dir.glob("*.gguf")) if path.name not in ours)
-    return listed + [ModelFile(path.stem, path, path.stat().st_size) for path in others]
+    listed += [ModelFile(path.stem, path, path.stat().st_size) for path in others]
+    folders = sorted(path.parent for path in models_dir.glob(f"*/{IR_FILE_NAME}"))
+    return listed + [ModelFile(path.name, path, _sum_sizes(path)) for path in folders]
+
+
+def _sum_sizes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def name_alias(name_or_path: str) -> str:
+    """What answers call a model: its name without folders and ".gguf"."""
+    return Path(name_or_path).name.removesuffix(".gguf")
+
+
+def choose_engine(path: Path) -> str:
+    """The kind of engine that "auto" stands for with this file, as far as its header tells; empty: none can run it."""
+    if path.is_dir():
+        return "openvino" if find_obstacle(path) is None else ""
+    if is_installed() and find_obstacle(path) is None:
+        return "openvino"
+    try:
+        read_gguf_header(path)
+    except (OSError, ValueError):
+        return ""
+    return "llamacpp"
 
 
 def _split_hub_name(name: str) -> tuple[str, str | None]:

@@ -76,6 +76,9 @@ class LineScanner:
         self._without_model = 0
         self._first_without_model: int | None = None
         self._kinds: dict[tuple[frozenset[str], _Target], _Kind] = {}
+        self._kind = _Kind()
+        self._kind_members: frozenset[str] | None = None
+        self._kind_target: _Target | None = None
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the file."""
@@ -144,18 +147,20 @@ class LineScanner:
         if parsed.model is None:
             self._without_model += 1
             self._first_without_model = self._first_without_model or self._line_number
-        kind = self._kinds.get((parsed.members, parsed.target)) or self._add_kind(parsed)
+        if parsed.members is self._kind_members and parsed.target is self._kind_target:
+            kind = self._kind  # as most lines are like the one before
+        else:
+            kind = self._change_kind(parsed)
         kind.count += 1
         if len(kind.first) < self._problems_kept:
             kind.first.append(self._line_number)
         self._token_estimate += parsed.token_estimate
-        self._index.add(
-            start + parsed.body_start,
-            parsed.body_length,
-            parsed.model,
-            parsed.token_estimate,
-            _encode(parsed.custom_id),
-        )
+        self._index.add(start, parsed, _encode(parsed.custom_id))
+
+    def _change_kind(self, parsed: ParsedLine) -> _Kind:
+        self._kind = self._kinds.get((parsed.members, parsed.target)) or self._add_kind(parsed)
+        self._kind_members, self._kind_target = parsed.members, parsed.target
+        return self._kind
 
     def _add_kind(self, parsed: ParsedLine) -> _Kind:
         target = parsed.target

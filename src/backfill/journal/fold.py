@@ -16,6 +16,10 @@ from backfill.store import LocalBlobs, journal_prefix
 __all__ = ["Entry", "Fold"]
 
 
+# Asked once a line at delivery, where the enum's own look-up would show.
+_OUTCOMES = {int(outcome): outcome for outcome in Outcome}
+
+
 class Entry(NamedTuple):
     """Where one line's record lies."""
 
@@ -75,7 +79,7 @@ class Fold:
         if not outcome:
             return None
         return Entry(
-            Outcome(outcome),
+            _OUTCOMES[outcome],
             self._statuses[line],
             self._segment_of[line],
             self._body_offsets[line],

@@ -3,7 +3,12 @@
 from array import array
 from typing import NamedTuple
 
-from backfill.index import LineIndex
+import numpy as np
+from numpy.typing import NDArray
+
+from backfill.batch import Outcome
+from backfill.index import PREFIX_LEVELS, LineIndex
+from backfill.plan.prefix_tree import walk
 
 __all__ = ["LineGroup", "Plan", "plan_lines"]
 
@@ -30,13 +35,43 @@ class Plan(NamedTuple):
 
 
 def plan_lines(index: LineIndex, outcomes: bytes | bytearray, *, reuse: bool) -> Plan:
-    """The lines without an outcome, for each model; `reuse` allows that identical deterministic ones run once."""
-    del reuse
-    orders: dict[int, array[int]] = {}
-    for line, (model, outcome) in enumerate(zip(index.models, outcomes, strict=True)):
-        if not outcome:
-            lines = orders.get(model)
-            if lines is None:
-                lines = orders[model] = array("I")
-            lines.append(line)
-    return Plan({model: [LineGroup((), lines)] for model, lines in orders.items()}, {})
+    """The lines without an outcome, for each model; `reuse` allows that identical deterministic ones run once.
+
+    `outcomes` has one byte a line: its `batch.Outcome`, 0 for none. The same arguments give the same plan.
+    """
+    done: NDArray[np.uint8] = np.asarray(memoryview(outcomes))
+    is_left = done == 0
+    twins = _find_twins(index, done) if reuse else {}
+    for others in twins.values():
+        is_left[others] = False
+    models = np.asarray(index.models)
+    answer_tokens = np.asarray(index.answer_tokens)
+    hashes = np.asarray(index.prefix_hashes).reshape(-1, PREFIX_LEVELS)
+    groups: dict[int, list[LineGroup]] = {}
+    for model in np.unique(models[is_left]).tolist():
+        lines = np.flatnonzero(is_left & (models == model)).astype(np.uint32)
+        runs = walk(lines, answer_tokens[lines], hashes[lines])
+        groups[model] = [LineGroup(prefix, array("I", run.tobytes())) for prefix, run in runs]
+    return Plan(groups, twins)
+
+
+def _find_twins(index: LineIndex, done: NDArray[np.uint8]) -> dict[int, list[int]]:
+    """Leader -> the lines that can take its answer: leads who is answered already, else the first of them.
+
+    A line that failed leads none: what its engine said need not hold for the others.
+    """
+    digests = np.asarray(index.body_digests)
+    lengths = np.asarray(index.body_lengths)
+    models = np.asarray(index.models)
+    lines = np.flatnonzero((digests != 0) & ((done == 0) | (done == Outcome.ANSWERED)))
+    keys = (models[lines], lengths[lines], digests[lines])
+    order = np.lexsort((lines, done[lines] == 0, *keys))
+    lines = lines[order]
+    is_leader = np.ones(len(lines), dtype=np.bool_)
+    is_leader[1:] = np.logical_or.reduce([np.diff(key[order]) != 0 for key in keys])
+    leaders = lines[is_leader][np.cumsum(is_leader) - 1]
+    is_twin = ~is_leader & (done[lines] == 0)
+    twins: dict[int, list[int]] = {}
+    for leader, twin in zip(leaders[is_twin].tolist(), lines[is_twin].tolist(), strict=True):
+        twins.setdefault(leader, []).append(twin)
+    return twins

@@ -93,6 +93,7 @@ class BlobReader:
         self._path = path
         self._ahead = b""
         self._ahead_offset = 0
+        self._last_end = 0
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -112,11 +113,20 @@ class BlobReader:
         return data
 
     def read_on(self, offset: int, length: int) -> bytes:
-        """The same of a sealed blob, for a caller that mostly goes forward: most calls are answered from memory."""
+        """The same of a sealed blob, for a caller that mostly goes forward: then most calls are answered from memory.
+
+        More than is asked for is read only for a call that goes on a little behind the last one: to a caller that
+        jumps, as one does that follows prefixes, it would be of no use.
+        """
         start = offset - self._ahead_offset
         if start < 0 or start + length > len(self._ahead):
+            goes_on = 0 <= offset - self._last_end < _AHEAD_BYTES
+            self._last_end = offset + length
+            if not goes_on:
+                return self.read(offset, length)
             self._ahead_offset, start = offset, 0
             self._ahead = self.read(offset, max(length, _AHEAD_BYTES))
+        self._last_end = offset + length
         return self._ahead[start : start + length]
 
     def sync(self) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Self
 import msgspec
 from alembic import command
 from alembic.config import Config as AlembicConfig
-from sqlalchemy import Connection, and_, event, or_, select, update
+from sqlalchemy import Connection, and_, event, func, or_, select, update
 from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 from sqlalchemy.engine import Row
 from sqlalchemy.exc import SQLAlchemyError
@@ -182,6 +182,11 @@ class Metadata:
             query = query.where(batches.c.deadline_at_ms <= due_at_ms)
         order = (batches.c.deadline_at_ms, batches.c.created_at_ms, batches.c.id)
         return [_to_batch(row) for row in await self._read(query.order_by(*order))]
+
+    async def count_batches(self) -> dict[State, int]:
+        """How many batches, of all owners, are in each state; states without any are left out."""
+        query = select(batches.c.state, func.count().label("found")).group_by(batches.c.state)
+        return {State(row.state): row.found for row in await self._read(query)}
 
     async def find_webhooks(self, due_at_ms: int, limit: int) -> list[Batch]:
         """Batches that have ended and of whose end the outside is to be told by then, longest due first."""

@@ -6,62 +6,70 @@ Extra members are allowed: clients of the other dialect put `method` and `url` t
 `ParsedLine` says where its bytes lie in the line.
 """
 
-import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
+import xxhash
 
 from backfill.batch import ENDPOINTS, BatchProblem
+from backfill.index import DEFAULT_ANSWER_TOKENS, PREFIX_LEVELS, LineFacts
 
 __all__ = ["ParsedLine", "find_shape_problem", "find_target_problem", "parse_line"]
 
 # A rough but steady rule for text of mixed languages; the engine counts exactly.
 _BYTES_PER_TOKEN = 4
-_DEFAULT_ANSWER_TOKENS = 256
 _EMPTY = frozenset({b"", b"null", b"[]", b'""'})
 _LONGEST_EMPTY = max(map(len, _EMPTY))
+_SHORTEST_PREFIX_BYTES = 256
+_MOST_U32 = 2**32 - 1
+_MOST_ANSWER_TOKENS = 2**31  # no model gives as many, and the index holds it
 _NEEDED_MEMBER = dict(zip(ENDPOINTS, ("messages", "prompt", "input", "input"), strict=True))
 
 
-class ParsedLine(NamedTuple):
+class ParsedLine(LineFacts):
     """What intake keeps of one line. `members` are those of messages, prompt and input that are there and not empty."""
 
     custom_id: str
-    body_start: int
-    body_length: int
-    model: str | None
-    token_estimate: int
     members: frozenset[str]
     target: tuple[str | None, str | None]
     """The line's own `method` and `url`, which one dialect demands and the other lets pass."""
 
 
-# Up to the body, and no other object on the way: then "body" is a member of the line itself.
-_BEFORE_BODY = re.compile(rb'\s*\{[^{]*?"body"\s*:\s*(?=\{)')
+_BODY_NAME = b'"body":'
+_BRACE, _SPACE, _BACKSLASH = b"{ \\"
+_PREFIX_ENDS = tuple(_SHORTEST_PREFIX_BYTES << level for level in range(PREFIX_LEVELS))
+_PREFIX_PIECES = tuple(map(slice, (0, *_PREFIX_ENDS), _PREFIX_ENDS))
+# By how many levels a prompt reaches, past the last one too: the pieces to hash, and what fills up the row.
+_PIECES_REACHED = tuple(_PREFIX_PIECES[:reached] for reached in range(64))
+_NO_HASHES = tuple((0,) * (PREFIX_LEVELS - reached) for reached in range(64))
 _ABSENT = msgspec.Raw()
 _NO_TARGET = (None, None)
 
 
-class _Line(msgspec.Struct):
+class _Line(msgspec.Struct, gc=False):
     custom_id: str
     body: msgspec.Raw
     method: Any = None
     url: Any = None
 
 
-class _Body(msgspec.Struct):
+class _Body(msgspec.Struct, gc=False):
     model: str | None = None
     messages: msgspec.Raw = _ABSENT
     prompt: msgspec.Raw = _ABSENT
     input: msgspec.Raw = _ABSENT
+    tools: msgspec.Raw = _ABSENT
     max_tokens: Any = None
     max_completion_tokens: Any = None
     max_output_tokens: Any = None
     stream: Any = None
+    temperature: Any = None
+    seed: Any = None
 
 
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
+_hash = xxhash.xxh3_64_intdigest
 _MEMBERS = {
     (chat, prompt, embed): frozenset(
         name for name, there in (("messages", chat), ("prompt", prompt), ("input", embed)) if there
@@ -70,6 +78,8 @@ _MEMBERS = {
     for prompt in (False, True)
     for embed in (False, True)
 }
+
+_ONLY_MESSAGES = _MEMBERS[True, False, False]
 
 
 def parse_line(line: bytes, custom_id_length: int) -> ParsedLine | BatchProblem:
@@ -89,17 +99,24 @@ def parse_line(line: bytes, custom_id_length: int) -> ParsedLine | BatchProblem:
         return BatchProblem("invalid_request", message, param="body.stream")
     answer_tokens = body.max_completion_tokens or body.max_tokens or body.max_output_tokens
     if type(answer_tokens) is not int or answer_tokens < 0:
-        answer_tokens = _DEFAULT_ANSWER_TOKENS
-    messages = bytes(body.messages)
-    filled = (
-        messages[:1] == b"[" and _is_filled(messages),
-        body.prompt is not _ABSENT and _is_filled(bytes(body.prompt)),
-        body.input is not _ABSENT and _is_filled(bytes(body.input)),
-    )
+        answer_tokens = DEFAULT_ANSWER_TOKENS
+    elif answer_tokens > _MOST_ANSWER_TOKENS:
+        answer_tokens = _MOST_ANSWER_TOKENS
+    length = len(raw)
+    members, opening = _look_at_prompt(body)
     method, url = envelope.method, envelope.url
-    target = _NO_TARGET if method is url is None else (_as_text(method), _as_text(url))
-    estimate = len(raw) // _BYTES_PER_TOKEN + answer_tokens
-    return ParsedLine(custom_id, start, len(raw), body.model or None, estimate, _MEMBERS[filled], target)
+    return ParsedLine(
+        start,
+        length,
+        body.model or None,
+        length // _BYTES_PER_TOKEN + answer_tokens,
+        answer_tokens,
+        opening,
+        _digest(body, raw),
+        custom_id,
+        members,
+        _NO_TARGET if method is url is None else (_as_text(method), _as_text(url)),
+    )
 
 
 def find_target_problem(target: tuple[str | None, str | None], endpoint: str) -> BatchProblem | None:
@@ -132,17 +149,56 @@ def _split(line: bytes) -> tuple[_Line, _Body, bytes, int]:
     read with a null in its place, and the rest, less the last brace, has to be a JSON value by itself. Where either
     is not so, the line is read whole.
     """
-    before = _BEFORE_BODY.match(line)
-    if before is not None and line.endswith(b"}}"):
-        start = before.end()
-        raw = line[start:-1]
-        try:
-            return _decode_line(line[:start] + b"null}"), _decode_body(raw), raw, start
-        except msgspec.DecodeError:
-            pass  # the body is not the last member, or the line is bad
+    start = line.find(_BODY_NAME) + len(_BODY_NAME)
+    if start > len(_BODY_NAME) and line.endswith(b"}}"):
+        # A quote after a backslash begins no name. No other object on the way: the body is a member of the line itself.
+        is_name = line[start - len(_BODY_NAME) - 1] != _BACKSLASH
+        if line[start] == _SPACE:
+            start += 1
+        before = line[:start]
+        if is_name and line[start] == _BRACE and before.count(b"{") == 1:
+            raw = line[start:-1]
+            try:
+                return _decode_line(before + b"null}"), _decode_body(raw), raw, start
+            except msgspec.DecodeError:
+                pass  # the body is not the last member, or the line is bad
     envelope = _decode_line(line)
     raw = bytes(envelope.body)
     return envelope, _decode_body(raw), raw, line.find(raw)
+
+
+def _look_at_prompt(body: _Body) -> tuple[frozenset[str], tuple[int, ...]]:
+    """Which members carry a prompt, and the hashes of the beginnings of the first of them."""
+    messages = bytes(body.messages)
+    chats = messages[:1] == b"[" and _is_filled(messages)
+    if chats and body.prompt is body.input is body.tools is _ABSENT:
+        return _ONLY_MESSAGES, _hash_prefixes(messages, 0)
+    prompt, embed, tools = map(_take_filled, (body.prompt, body.input, body.tools))
+    members = _MEMBERS[chats, prompt != b"", embed != b""]
+    # Chat templates put the tools before the messages.
+    return members, _hash_prefixes(messages if chats else prompt or embed, _hash(tools) if tools else 0)
+
+
+def _hash_prefixes(prompt: bytes, seed: int) -> tuple[int, ...]:
+    """Hashes of the first 256, 512, 1024... bytes, each with the one before as its seed; 0 past the prompt's end."""
+    reached = (len(prompt) // _SHORTEST_PREFIX_BYTES).bit_length()
+    hashes = []
+    for piece in _PIECES_REACHED[reached]:
+        seed = _hash(prompt[piece], seed)
+        hashes.append(seed & _MOST_U32 or 1)
+    return (*hashes, *_NO_HASHES[reached])
+
+
+def _digest(body: _Body, raw: bytes) -> int:
+    """Hash of a request's bytes if it is one that gives the same answer each time, else 0."""
+    temperature = body.temperature
+    is_deterministic = (temperature == 0 and temperature is not False) or type(body.seed) is int
+    return (_hash(raw) or 1) if is_deterministic else 0
+
+
+def _take_filled(member: msgspec.Raw) -> bytes:
+    value = bytes(member)
+    return value if _is_filled(value) else b""
 
 
 def _is_filled(value: bytes) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from backfill.batch import Batch, BatchProblem, Counts, File, FileStatus, Outcome, State
+from backfill.wire.reuse import render_reuse
 
 __all__ = [
     "PURPOSES",
@@ -100,6 +101,7 @@ def render_batch(batch: Batch, counts: Counts) -> dict[str, Any]:
             "total_tokens": counts.usage.prompt_tokens + counts.usage.completion_tokens,
         },
         "metadata": batch.metadata,
+        **render_reuse(counts),
     }
 
 

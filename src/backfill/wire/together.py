@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from backfill.batch import Batch, BatchProblem, Counts, File, FileStatus, Outcome, State
+from backfill.wire.reuse import render_reuse
 
 __all__ = [
     "PURPOSES",
@@ -85,6 +86,7 @@ def render_batch(batch: Batch, counts: Counts) -> dict[str, Any]:
         "error": _render_problems(batch.problems, batch.problem_count),
         "completed_at": _render_time(batch.ended_at_ms) if batch.ended_at_ms is not None else None,
         "request_counts": {"total": counts.total, "completed": counts.answered, "failed": counts.failed},
+        **render_reuse(counts),
     }
 
 

@@ -41,7 +41,8 @@ def test_defaults_and_variables_are_as_documented() -> None:
     for dotted, default, variable in rows:
         section, name = dotted.split(".")
         found = getattr(getattr(config, section), name)
-        assert default == ("[]" if found == () else str(found)), dotted
+        as_toml = str(found).lower() if isinstance(found, bool) else str(found)
+        assert default == ("[]" if found == () else as_toml), dotted
         assert variable == f"BACKFILL_{section}__{name}".upper()
     documented = {dotted for dotted, _, _ in rows} | {"server.public_url", "webhooks.url", "webhooks.secret"}
     sections = ("server", "limits", "dispatch", "webhooks")
@@ -50,7 +51,7 @@ def test_defaults_and_variables_are_as_documented() -> None:
 
 def test_examples_of_settings_are_accepted(tmp_path: Path) -> None:
     blocks = re.findall(r"(?ms)^```toml\n(.*?)^```", SETTINGS.read_text())
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     for block in blocks:
         path = tmp_path / "backfill.toml"
         path.write_text(block)

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from backfill.config import Config
-from backfill.engines import EngineClient, Fleet, Member, rename_model
+from backfill.engines import (
+    AutoReplica,
+    EngineClient,
+    ExternalReplica,
+    Fleet,
+    LlamaCppReplica,
+    ManagedReplica,
+    Member,
+    OpenVinoReplica,
+    rename_model,
+)
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 
@@ -30,6 +40,9 @@ def test_the_built_in_engines_take_any_model(tmp_path: Path) -> None:
     assert embeddings is not None
     assert [replica.name for replica in chat.replicas] == ["local"]
     assert [replica.name for replica in embeddings.replicas] == ["local-embeddings"]
+    responses = fleet.resolve("gpt-4o", "/v1/responses")
+    assert responses is not None
+    assert [replica.name for replica in responses.replicas] == ["local-responses"]
     assert fleet.served_models() == ["smollm2-135m-instruct"]
 
 
@@ -51,6 +64,39 @@ def test_an_exact_id_counts_for_its_endpoint_only(tmp_path: Path) -> None:
     route = fleet.resolve("m", EMBEDDINGS)
     assert route is not None
     assert route.names == {"two": "other"}
+
+
+def test_every_kind_is_made(tmp_path: Path) -> None:
+    kinds: dict[str, tuple[dict[str, object], type]] = {
+        "a": ({"kind": "auto"}, AutoReplica),
+        "b": ({"kind": "openvino"}, OpenVinoReplica),
+        "c": ({"kind": "llamacpp"}, LlamaCppReplica),
+        "d": (external(), ExternalReplica),
+        "e": ({"kind": "vllm", "model": "m"}, ManagedReplica),
+        "f": ({"kind": "sglang", "model": "m"}, ManagedReplica),
+    }
+    settings = {name: engine | {"exclusive": "gpu", "endpoints": [CHAT]} for name, (engine, _) in kinds.items()}
+    fleet = make_fleet(tmp_path, **settings)
+    assert [type(replica) for replica in fleet.replicas] == [kind for _, kind in kinds.values()]
+    assert {replica.limits.exclusive for replica in fleet.replicas} == {"gpu"}
+    assert {replica.limits.endpoints for replica in fleet.replicas} == {frozenset({CHAT})}
+
+
+def test_a_managed_engine_knows_its_model_by_one_name(tmp_path: Path) -> None:
+    models = {"*": "", "sql": "sql-adapter"}
+    fleet = make_fleet(tmp_path, gpu={"kind": "vllm", "model": "/models/qwen3-8b", "models": models})
+    chosen, adapted = fleet.resolve("gpt-4o", CHAT), fleet.resolve("sql", CHAT)
+    assert chosen is not None
+    assert adapted is not None
+    assert chosen.names == {"gpu": "qwen3-8b"}
+    assert adapted.names == {"gpu": "sql-adapter"}
+    assert fleet.served_models() == ["qwen3-8b", "sql"]
+
+
+def test_concurrency_begins_below_its_ceiling(tmp_path: Path) -> None:
+    fleet = make_fleet(tmp_path, one=external(), two=external() | {"concurrency": 4})
+    limits = [replica.limits for replica in fleet.replicas]
+    assert [(each.first_concurrency, each.concurrency) for each in limits] == [(16, 1024), (4, 4)]
 
 
 def test_nobody_serves_it(tmp_path: Path) -> None:

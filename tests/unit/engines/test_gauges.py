@@ -34,6 +34,13 @@ llamacpp:requests_deferred 2
 llamacpp:prompt_tokens_seconds 123.64
 """
 
+OPENVINO = """\
+# TYPE openvino:requests_running gauge
+openvino:requests_running 32
+openvino:requests_waiting 3
+openvino:kv_cache_usage_ratio 0.5
+"""
+
 
 @pytest.mark.parametrize(
     ("text", "gauges"),
@@ -42,6 +49,7 @@ llamacpp:prompt_tokens_seconds 123.64
         (OLD_VLLM, Gauges(kv_cache_use=0.5)),
         (SGLANG, Gauges(running=162, waiting=2826, kv_cache_use=0.28)),
         (LLAMACPP, Gauges(running=8, waiting=2)),
+        (OPENVINO, Gauges(running=32, waiting=3, kv_cache_use=0.5)),
         ("llamacpp:kv_cache_usage_ratio 1 1395066363000\n", Gauges(kv_cache_use=1.0)),
         ("vllm:num_requests_running NaN\nsglang:num_queue_reqs\nllamacpp:requests_deferred x\n", Gauges()),
         ("<html>Not found</html>", Gauges()),

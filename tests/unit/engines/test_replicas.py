@@ -18,7 +18,7 @@ from backfill.engines import (
     LlamaCppReplica,
     Lost,
     Refused,
-    llamacpp,
+    hosted,
 )
 from backfill.engines.restarts import RestartPace
 from backfill.errors import EngineUnavailable
@@ -132,7 +132,7 @@ async def test_a_stop_ends_a_start(built_in: Callable[..., LlamaCppReplica], mon
         finally:
             given_up.set()
 
-    monkeypatch.setattr(llamacpp, "ensure_model", fetch_for_ever)
+    monkeypatch.setattr(hosted, "ensure_model", fetch_for_ever)
     replica = built_in()
     starts = [asyncio.create_task(replica.start()) for _ in range(2)]
     assert await asyncio.to_thread(begun.wait, 5)
@@ -153,12 +153,12 @@ async def test_a_cancelled_caller_leaves_the_start_to_the_others(
         assert go_on.wait(5)
         return Path("there")
 
-    async def refuse_to_run(_model: Path) -> None:
+    async def refuse_to_run(_server: hosted.ChildServer, _launch: hosted.Launch) -> None:
         raise EngineUnavailable("as far as it goes")
 
-    monkeypatch.setattr(llamacpp, "ensure_model", fetch)
+    monkeypatch.setattr(hosted, "ensure_model", fetch)
     replica = built_in()
-    monkeypatch.setattr(replica, "_spawn", refuse_to_run)
+    monkeypatch.setattr(hosted.ChildServer, "_spawn", refuse_to_run)
     first, second = asyncio.create_task(replica.start()), asyncio.create_task(replica.start())
     assert await asyncio.to_thread(begun.wait, 5)
     first.cancel()

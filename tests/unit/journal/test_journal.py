@@ -1,6 +1,8 @@
 """Segments: what is appended is folded back, a torn tail is left out, and the first record of a line counts."""
 
 import asyncio
+import struct
+import zlib
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from backfill.batch import Outcome, Usage
 from backfill.errors import StoreUnavailable
 from backfill.journal import Fold, Record, SegmentWriter, Tail
-from backfill.journal.record import HEADER_BYTES, encode_header, encode_record
+from backfill.journal.record import HEADER_BYTES, encode_header, encode_record, scan_records
 from backfill.store import AppendFile, BlobReader, LocalBlobs, segment_key
 
 BATCH = "0b5f7a3e-0000-4000-8000-000000000001"
@@ -47,6 +49,57 @@ async def test_what_is_appended_is_folded_back(blobs: LocalBlobs) -> None:
     assert counts.usage == Usage(20, 10, 2)
     fold.close()
     await writer.close()
+
+
+async def test_reused_outcomes_are_counted_with_the_others_and_their_usage_apart(blobs: LocalBlobs) -> None:
+    writer = await SegmentWriter.create(blobs, BATCH, 1)
+    writer.append(make_record(0, b'{"a":1}'))
+    writer.append(make_record(1, b'{"a":1}')._replace(reused=True))
+    writer.append(make_record(2, b'{"a":1}')._replace(reused=True, usage=Usage(7, 3, 2)))
+    writer.append(make_record(3, b'{"e":1}', Outcome.REFUSED)._replace(reused=True, usage=Usage()))
+    await writer.close()
+    fold = fold_of(blobs, 5)
+    counts = fold.counts
+    assert (counts.answered, counts.failed, counts.done, counts.reused) == (3, 1, 4, 3)
+    assert counts.usage == Usage(10, 5, 1)
+    assert counts.reused_usage == Usage(17, 8, 3)
+    # To whoever reads an outcome it is one like any other.
+    assert list(fold.outcomes) == [Outcome.ANSWERED] * 3 + [Outcome.REFUSED, 0]
+    entry = fold.find(2)
+    assert entry is not None
+    assert fold.read_body(entry) == b'{"a":1}'
+    fold.close()
+    tail = Tail(blobs, BATCH, 5)
+    assert [(finished.line, finished.body) for finished in tail.read(1 << 20)] == [
+        (0, b'{"a":1}'),
+        (1, b'{"a":1}'),
+        (2, b'{"a":1}'),
+        (3, b'{"e":1}'),
+    ]
+    tail.close()
+
+
+@pytest.mark.parametrize("outcome", list(Outcome))
+@pytest.mark.parametrize("reused", [False, True])
+def test_whether_a_record_was_reused_is_read_back_with_every_outcome(outcome: Outcome, reused: bool) -> None:
+    data = encode_record(make_record(3, outcome=outcome)._replace(reused=reused))
+    ((record, behind),) = scan_records(data, 0)
+    assert (record.line, record.outcome, record.reused, behind) == (3, outcome, reused, len(data))
+
+
+def test_records_of_before_there_were_reused_ones_are_read_as_ever(blobs: LocalBlobs) -> None:
+    # Written out here, as an earlier version did: the outcome's byte has the outcome and nothing else.
+    data = encode_header(BATCH, 1)
+    for line, outcome in enumerate((1, 2, 3)):
+        rest = struct.pack("<IBBHIIIQI", line, outcome, 1, 200, 10, 5, 1, 1_750_000_000_000, 12) + b"{}"
+        data += struct.pack("<II", len(rest), zlib.crc32(rest)) + rest
+    blobs.write(segment_key(BATCH, 1), data)
+    fold = fold_of(blobs, 3)
+    assert list(fold.outcomes) == [Outcome.ANSWERED, Outcome.REFUSED, Outcome.EXHAUSTED]
+    counts = fold.counts
+    assert (counts.answered, counts.failed, counts.reused) == (1, 2, 0)
+    assert (counts.usage, counts.reused_usage) == (Usage(30, 15, 3), Usage())
+    fold.close()
 
 
 async def test_a_fold_reads_on_from_where_it_was(blobs: LocalBlobs) -> None:

@@ -83,6 +83,7 @@ async def make_api(tmp_path: Path) -> AsyncIterator[MakeApi]:
             turns=Turns(metadata, config.limits),
             count=_count_nothing,
             list_models=lambda: ["small-model", "large-model"],
+            list_replicas=lambda: (),
             signing_key=b"k" * 32,
         )
         wired = replace(wired, **(services or {}))

@@ -18,6 +18,7 @@ def serve(rooms: Rooms) -> tuple[FastAPI, Services]:
         turns=rooms.turns,
         count=rooms.progress.count,
         list_models=rooms.fleet.served_models,
+        list_replicas=lambda: rooms.dispatcher.replica_statuses,
         signing_key=b"k" * 32,
     )
     return create_app(services), services

@@ -53,6 +53,8 @@ def test_anyone_else_is_refused(header: str | None) -> None:
         ("GET", "/v1/batches/1"),
         ("POST", "/v1/batches/1/cancel"),
         ("GET", "/v1/models"),
+        ("GET", "/v1/engines"),
+        ("GET", "/metrics"),
         ("GET", "/v3/whoami"),
     ],
 )

@@ -2,13 +2,15 @@
 
 from fastapi import FastAPI
 
-from backfill.web.api import batches, files, openapi, parts, results, retry, service, uploads
+from backfill.web.api import batches, engines, files, metrics, openapi, parts, results, retry, service, uploads
 from backfill.web.api.boundary import Boundary
 from backfill.web.api.errors import handle_errors
 from backfill.web.api.paths import PathAliases
 from backfill.web.api.services import Services
 
 __all__ = ["create_app"]
+
+_PARTS = (service, engines, metrics, openapi, uploads, parts, files, batches, results, retry)
 
 
 def create_app(services: Services) -> FastAPI:
@@ -21,7 +23,7 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.services = services
-    routers = [part.router for part in (service, openapi, uploads, parts, files, batches, results, retry)]
+    routers = [part.router for part in _PARTS]
     for router in routers:
         app.include_router(router)
     app.state.routes = [route for router in routers for route in router.routes]

@@ -139,7 +139,11 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/openapi.json"): Operation(
         (Answer(200, "Done.", {"application/json": {"schema": {"type": "object"}}}),), (500,), is_open=True
     ),
+    ("GET", "/metrics"): Operation(
+        (Answer(200, "Prometheus' text format.", {"text/plain": {"schema": {"type": "string"}}}),), (401, 500, 503)
+    ),
     ("GET", "/v1/models"): _one(schemas.ModelPage),
+    ("GET", "/v1/engines"): _one(schemas.EnginePage),
     ("GET", "/v1/whoami"): _one(schemas.Identity),
     ("POST", "/v1/files"): Operation(
         (

@@ -17,7 +17,7 @@ _ALIAS = re.compile(
     r"""
     (?:/(?P<dialect>together|openai))?                # the dialect by name
     (?:/v1){0,2} (?:/v3(?=/whoami$))?               # no root, one, or two; the command line's own /v3
-    (?P<resource>/(?:files|uploads|batches|models|whoami)(?:/.*)?)
+    (?P<resource>/(?:files|uploads|batches|models|engines|whoami)(?:/.*)?)
     """,
     re.VERBOSE | re.DOTALL,
 )

@@ -1,7 +1,7 @@
 """What the handlers need from the rest of the process, handed in by the wiring."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from fastapi import Depends, Request
 from backfill.batch import Batch, Counts
 from backfill.config import Config
 from backfill.intake import Intake
+from backfill.status import ReplicaStatus
 from backfill.store import LocalBlobs, Metadata
 from backfill.turns import Turns
 
@@ -28,6 +29,7 @@ class Services:
     count: Callable[[Batch], Awaitable[Counts]]
     """Folds the journal of a batch that has not ended; the row of one that has carries its counts."""
     list_models: Callable[[], list[str]]
+    list_replicas: Callable[[], Sequence[ReplicaStatus]]
     signing_key: bytes
     """For the signed upload addresses; the same in every process that shares the metadata."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

@@ -1,0 +1,98 @@
+"""Which kind an engine is, and what is said about a setting that is wrong."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from backfill.config import (
+    AutoEngineConfig,
+    Config,
+    ExternalEngineConfig,
+    LlamaCppEngineConfig,
+    ManagedEngineConfig,
+    OpenVinoEngineConfig,
+    load_config,
+)
+from backfill.errors import InvalidConfig
+
+COMMON = ("kind", "models", "endpoints", "exclusive")
+
+
+def load_engine(**engine: Any) -> Any:
+    return load_config(environment={}, overrides={"engines": {"one": engine}}).engines["one"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "kind"),
+    [
+        ({}, AutoEngineConfig),
+        ({"model": "m.gguf", "slots": 2}, AutoEngineConfig),
+        ({"embeddings": True}, LlamaCppEngineConfig),
+        ({"url": "http://127.0.0.1:1/v1"}, ExternalEngineConfig),
+        ({"kind": "openvino"}, OpenVinoEngineConfig),
+        ({"kind": "vllm", "model": "owner/model"}, ManagedEngineConfig),
+        ({"kind": "sglang", "model": "owner/model"}, ManagedEngineConfig),
+    ],
+)
+def test_the_kind_follows_from_what_is_set(engine: dict[str, Any], kind: type) -> None:
+    assert type(load_engine(**engine)) is kind
+
+
+def test_the_environment_reaches_the_default_engine_by_its_name() -> None:
+    environment = {
+        "BACKFILL_ENGINES__LOCAL__CONCURRENCY": "4",
+        "BACKFILL_ENGINES__LOCAL__DETERMINISTIC": "true",
+        "BACKFILL_ENGINES__LOCAL__ENDPOINTS": '["/v1/completions"]',
+    }
+    engine = load_config(Path("/dev/null"), environment=environment).engines["local"]
+    assert engine == AutoEngineConfig(concurrency=4, deterministic=True, endpoints=("/v1/completions",))
+
+
+def test_without_engines_there_are_three_that_share_no_endpoint() -> None:
+    kinds = {name: engine.kind for name, engine in Config().engines.items()}
+    assert kinds == {"local": "auto", "local-embeddings": "llamacpp", "local-responses": "llamacpp"}
+    assert Config().engines["local-responses"].endpoints == ("/v1/responses",)
+
+
+@pytest.mark.parametrize(
+    ("engine", "message"),
+    [
+        ({"slot": 2}, r"Unknown setting 'engines\.one\.slot'\. Did you mean 'slots'\?"),
+        ({"kind": "vllm", "model": "m", "argument": []}, r"'engines\.one\.argument'\. Did you mean 'arguments'\?"),
+        ({"kind": "vllm"}, r"'engines\.one\.model' is not valid: Field required"),
+        ({"kind": "openvino", "kv_cache": 1}, r"Did you mean 'kv_cache_gb'\?"),
+        ({"url": "http://h", "endpoints": ["/v1/rerank"]}, r"'engines\.one\.endpoints\.0' is not valid: .*embeddings"),
+        ({"kind": "tgi"}, r"'engines\.one' is not valid: .*'auto', 'openvino', 'llamacpp', 'external', 'vllm'"),
+        ({"concurrency": 2000}, r"'engines\.one\.concurrency' is not valid: .*1024"),
+    ],
+)
+def test_what_is_wrong_is_named(engine: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        load_engine(**engine)
+
+
+@pytest.mark.parametrize(
+    ("title", "section"),
+    [
+        ("`auto`", AutoEngineConfig),
+        ("`openvino`", OpenVinoEngineConfig),
+        ("`llamacpp`", LlamaCppEngineConfig),
+        ("`external`", ExternalEngineConfig),
+        ("`vllm` and `sglang`", ManagedEngineConfig),
+    ],
+)
+def test_every_setting_of_an_engine_is_documented(title: str, section: type[BaseModel]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    common = page.partition("\nFor every engine:\n")[2].partition("\n\n`")[0]
+    assert [name for name in COMMON if f"\n| `{name}` |" not in common] == []
+    table = page.partition(f"\n{title}, ")[2].partition("\n\n`")[0].partition("\n### ")[0]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    documented = {row[0].strip("| `"): row[2].strip("`") for row in rows}
+    fields = {name: field for name, field in section.model_fields.items() if name not in COMMON}
+    assert set(documented) == set(fields)
+    for name, field in fields.items():
+        expected = "required" if field.is_required() else json.dumps(field.default)
+        assert documented[name] == expected.replace("null", "none"), name
