@@ -92,6 +92,8 @@ class Behaviour:
 
     delay_ms: float = 0
     """How long each answer takes."""
+    places: int = 0
+    """So many requests are served at once at most, each for `delay_ms`; the rest wait for them. 0: no bound."""
     faults: dict[str, list[str]] = field(default_factory=dict)
     """For each marker, one fault for each try; when they are used up, the request is answered."""
     fault_all: str | None = None
@@ -104,7 +106,7 @@ class Behaviour:
     @property
     def is_plain(self) -> bool:
         """Every request is answered at once with the fixed bytes."""
-        return not (self.delay_ms or self.faults or self.fault_all or self.hold or self.echo)
+        return not (self.delay_ms or self.places or self.faults or self.fault_all or self.hold or self.echo)
 
     def update(self, changes: object) -> None:
         """Take over `changes` as a whole; raises ValueError, and changes nothing, where something is unknown."""

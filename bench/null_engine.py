@@ -28,6 +28,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 from bench.null_answers import ANSWERS, MODEL, Behaviour, choose_response, encode, make_error, make_response
+from bench.null_places import Places
 
 new_event_loop: Callable[[], asyncio.AbstractEventLoop]
 try:
@@ -147,10 +148,14 @@ def _parse_head(data: bytes) -> _Head | None:
 class Connection(asyncio.Protocol):
     """One client's connection; at most one request at a time is under way."""
 
-    def __init__(self, ledger: Ledger, behaviour: Behaviour, held: list[Callable[[], None]]) -> None:
+    def __init__(
+        self, ledger: Ledger, behaviour: Behaviour, held: list[Callable[[], None]], places: Places
+    ) -> None:
         self._ledger = ledger
         self._behaviour = behaviour
         self._held = held
+        self._places = places
+        self._has_place = False
         self._data = b""
         self._needed = 0
         self._keep_alive = True
@@ -176,6 +181,7 @@ class Connection(asyncio.Protocol):
         if self._marker is not None:
             marker, self._marker = self._marker, None
             self._ledger.note_dropped(marker)
+        self._leave_place()
 
     def _advance(self) -> None:
         """Take whole requests off the data until one has to wait."""
@@ -208,12 +214,27 @@ class Connection(asyncio.Protocol):
             return
         fault = self._behaviour.take_fault(self._marker)
         if self._behaviour.hold:
-            self._held.append(lambda: self._delay(path, fault))
+            self._held.append(lambda: self._queue(path, fault))
         else:
-            self._delay(path, fault)
+            self._queue(path, fault)
+
+    def _queue(self, path: bytes, fault: str) -> None:
+        def begin() -> bool:
+            # Its client may have gone while it waited.
+            self._has_place = self._marker is not None
+            if self._has_place:
+                self._delay(path, fault)
+            return self._has_place
+
+        self._places.enter(begin)
+
+    def _leave_place(self) -> None:
+        if self._has_place:
+            self._has_place = False
+            self._places.leave()
 
     def _delay(self, path: bytes, fault: str) -> None:
-        if self._marker is None or fault == "hang":
+        if fault == "hang":
             return
         if self._behaviour.delay_ms:
             loop = asyncio.get_running_loop()
@@ -235,6 +256,7 @@ class Connection(asyncio.Protocol):
         marker, self._marker = cast("str", self._marker), None
         self._write(response)
         self._ledger.note_answered(marker)
+        self._leave_place()
 
     def _write(self, response: bytes) -> None:
         self._transport.write(response)
@@ -263,6 +285,7 @@ class Connection(asyncio.Protocol):
             for release in self._held:
                 release()
             self._held.clear()
+        self._places.fill()
         return vars(self._behaviour)
 
 
@@ -275,7 +298,10 @@ async def _serve(port: int, log_path: str | None, behaviour: Behaviour, *, exit_
         await loop.connect_read_pipe(lambda: _Watch(stopped), sys.stdin)
     ledger = Ledger(log_path)
     held: list[Callable[[], None]] = []
-    server = await loop.create_server(lambda: Connection(ledger, behaviour, held), "127.0.0.1", port, backlog=4096)
+    places = Places(behaviour)
+    server = await loop.create_server(
+        lambda: Connection(ledger, behaviour, held, places), "127.0.0.1", port, backlog=4096
+    )
     chosen = server.sockets[0].getsockname()[1]
     print(json.dumps({"ready": True, "url": f"http://127.0.0.1:{chosen}"}), flush=True)
     await stopped.wait()

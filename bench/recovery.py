@@ -9,7 +9,7 @@ from backfill.store import LocalBlobs
 from bench.engine_process import NullEngine
 from bench.exactness import Redone, count_redone
 from bench.input_file import make_marker
-from bench.server_process import BackfillServer
+from bench.server_process import BackfillServer, name_null_engine
 from bench.whole_path import POLL_S, check_results, upload
 
 __all__ = ["Recovery", "measure_recovery"]
@@ -38,7 +38,7 @@ def measure_recovery(folder: Path, path: Path, lines: int, concurrency: int, tim
     """Kill a server that is half-way through a batch of `lines`, start it again and let it finish."""
     delay_ms = max(_DELAY_MS_MIN, 2000 * _HALF_S_MIN * concurrency / lines)
     data_dir = folder / "data"
-    with NullEngine(delay_ms=delay_ms) as engine, BackfillServer(data_dir, engine.url, concurrency) as server:
+    with NullEngine(delay_ms=delay_ms) as engine, BackfillServer(data_dir, name_null_engine(engine.url, concurrency)) as server:
         batch_id = server.create_batch(upload(server, "multipart", path)[0])
         engine.wait_for(lambda stats: stats["received"] >= lines // 2, timeout_s)
         server.kill()

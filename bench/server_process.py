@@ -8,11 +8,15 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-__all__ = ["BackfillServer"]
+__all__ = ["BackfillServer", "Engines", "name_null_engine"]
+
+Engines = Mapping[str, Mapping[str, object]]
+"""Name of an engine -> its settings, as in the configuration."""
 
 _START_TIMEOUT_S = 60
 _STOP_TIMEOUT_S = 30
@@ -22,18 +26,25 @@ _FINAL = frozenset({"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"})
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
+def name_null_engine(url: str, concurrency: int) -> Engines:
+    """The setting of one null engine that gets so many requests at once at most."""
+    return {"null": {"url": url, "concurrency": concurrency}}
+
+
 class BackfillServer:
-    """Starts a server on a data directory with one engine; a context manager that ends it.
+    """Starts a server on a data directory with its engines; a context manager that ends it.
 
     Started again after a `kill`, it works on the same data directory, at another port.
     """
 
-    def __init__(self, data_dir: Path, engine_url: str, concurrency: int) -> None:
+    def __init__(self, data_dir: Path, engines: Engines) -> None:
         self.data_dir = data_dir
         self._log_path = data_dir.with_name(f"{data_dir.name}.log")
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("BACKFILL_")}
-        self._environment["BACKFILL_ENGINES__NULL__URL"] = engine_url
-        self._environment["BACKFILL_ENGINES__NULL__CONCURRENCY"] = str(concurrency)
+        for name, settings in engines.items():
+            for key, value in settings.items():
+                # The value in JSON is TOML too: these are numbers, text and lists.
+                self._environment[f"BACKFILL_ENGINES__{name}__{key}".upper()] = json.dumps(value)
         self._process: subprocess.Popen[bytes] | None = None
         self.url = ""
 

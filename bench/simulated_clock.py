@@ -29,7 +29,7 @@ class VirtualClockLoop(asyncio.SelectorEventLoop):
         return self.now_s
 
     def run_in_executor(
-        self, executor: Executor | None, func: Callable[[Unpack[_Ts]], _T], *args: Unpack[_Ts]
+        self, executor: Executor | None, func: Callable[[Unpack[_Ts]], _T], *args: *_Ts
     ) -> asyncio.Future[_T]:
         """As ever, but the clock waits for the result."""
         future = super().run_in_executor(executor, func, *args)

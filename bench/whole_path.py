@@ -9,7 +9,7 @@ from bench.engine_process import NullEngine
 from bench.exactness import find_violations, read_custom_ids
 from bench.input_file import make_custom_id
 from bench.process_usage import read_cpu_s, read_peak_mb, read_resident_mb, reset_peak
-from bench.server_process import BackfillServer
+from bench.server_process import BackfillServer, name_null_engine
 
 __all__ = ["POLL_S", "WholePath", "check_results", "measure_whole_path", "upload"]
 
@@ -52,7 +52,7 @@ def check_results(server: BackfillServer, batch: dict[str, str | None], lines: i
 
 def measure_whole_path(folder: Path, path: Path, lines: int, concurrency: int, timeout_s: float) -> WholePath:
     """Run one batch of `lines` on a fresh server and engine."""
-    with NullEngine() as engine, BackfillServer(folder / "data", engine.url, concurrency) as server:
+    with NullEngine() as engine, BackfillServer(folder / "data", name_null_engine(engine.url, concurrency)) as server:
         time.sleep(_REST_S)
         peak_is_reset = reset_peak(server.pid)
         idle_mb = read_resident_mb(server.pid)

@@ -23,6 +23,7 @@ from backfill.errors import StoreCorrupt
 __all__ = [
     "DEFAULT_ANSWER_TOKENS",
     "PREFIX_LEVELS",
+    "PREFIX_MARKS",
     "EndpointSurvey",
     "IndexBuilder",
     "LineFacts",
@@ -33,6 +34,7 @@ __all__ = [
 DEFAULT_ANSWER_TOKENS = 256
 """How long an answer is taken to be where the request sets no limit."""
 PREFIX_LEVELS = 8
+PREFIX_MARKS = tuple(256 << level for level in range(PREFIX_LEVELS))
 """How many beginnings of a prompt are hashed; each is twice as long as the one before."""
 
 # Typecode and numbers a line of each column, in the order in which they are stored.

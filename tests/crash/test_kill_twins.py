@@ -1,4 +1,4 @@
-"""kill -9 between the record of a line and those of its twins: the line is not sent again, and every twin is answered."""
+"""kill -9 between the record of a line and those of its twins: the line is not sent again, every twin is answered."""
 
 import json
 import signal

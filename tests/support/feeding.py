@@ -47,7 +47,7 @@ ENDPOINT = "/v1/chat/completions"
 
 def make_limits(concurrency: int = 4, **limits: Any) -> ReplicaLimits:
     """What a replica takes, from the first moment on."""
-    usual = {"endpoints": frozenset({ENDPOINT}), "first_concurrency": concurrency}
+    usual: dict[str, Any] = {"endpoints": frozenset({ENDPOINT}), "first_concurrency": concurrency}
     return ReplicaLimits(concurrency=concurrency, **usual | limits)
 
 
@@ -167,8 +167,8 @@ class MemoryTurn(OpenTurn):
 
     def __init__(self, batch: Batch, plan: Plan, bodies: Mapping[int, bytes]) -> None:
         journal = _Journal()
-        given = (cast("Any", one) for one in (_Columns(), _Source(bodies), journal))
-        super().__init__(Turn(batch, 1), asyncio.Event(), *given, plan)
+        index, source, writer = cast("tuple[Any, Any, Any]", (_Columns(), _Source(bodies), journal))
+        super().__init__(Turn(batch, 1), asyncio.Event(), index, source, writer, plan)
         self.records = journal.records
 
     @property

@@ -105,6 +105,8 @@ class Climb:
     _known: dict[int, float] = field(default_factory=dict)
     """Work per second at numbers that were measured while the engine was as it is."""
     _now: _Measurement = field(default_factory=lambda: _Measurement(-math.inf))
+    _used: bool = True
+    """As many were in flight as allowed when that was last looked at."""
     _has_tokens: bool = False
     _base: int = 0
     _rates: tuple[float, ...] = ()
@@ -133,15 +135,15 @@ class Climb:
             self._now.end(work)
         if now_s - duration_s >= self._now.since_s - 1e-9:
             self._now.add(work, duration_s)
-            if self._step is _Step.START and self._now.replies >= max(4, self.limit // 4):
+            if self._step is _Step.START and self._used and self._now.replies >= max(4, self.limit // 4):
                 self._end_round(now_s)
 
     def tick(self, now_s: float, *, used: bool) -> None:
         """Judge the measurement if it has said enough; `used`: as many requests were in flight as allowed."""
+        self._used = used
         if not used:
             # Fewer in flight than the number under test say nothing of it.
-            if self._step is not _Step.START:
-                self._measure_anew(now_s)
+            self._measure_anew(now_s)
             return
         if self._step is not _Step.START:
             work, error = self._now.estimate(now_s, self.limit)
@@ -250,5 +252,5 @@ class Climb:
         self._measure_anew(now_s)
 
     def _measure_anew(self, now_s: float) -> None:
-        # What is sent in the first round trip meets the queue of the number before.
-        self._now = _Measurement(now_s + self._mean_s)
+        # What is sent in the first round trip meets the queue of the number before; the start cannot wait for that.
+        self._now = _Measurement(now_s if self._step is _Step.START else now_s + self._mean_s)

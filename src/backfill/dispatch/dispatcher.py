@@ -148,7 +148,7 @@ class Dispatcher:
         feeders = {lane: [self._feeders[replica.name] for replica in lane.route.replicas] for lane in opened.lanes}
         for lane, serving in feeders.items():
             for feeder in serving:
-                feeder.offer(lane)
+                feeder.offer(lane, [other for other in serving if other is not feeder])
         try:
             await opened.over.wait()
             await opened.wind_down(self._policy.cancel_grace_s)

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Sequence
 from contextlib import suppress
 
 import structlog
@@ -12,6 +13,7 @@ from backfill.dispatch.breaker import Breaker
 from backfill.dispatch.concurrency import ConcurrencyController
 from backfill.dispatch.lane import Job, Lane
 from backfill.dispatch.observer import Observer
+from backfill.dispatch.open_turn import OpenTurn
 from backfill.dispatch.prefix_gate import Passage, PrefixGate
 from backfill.dispatch.residency import Residency
 from backfill.dispatch.retry import choose_delay_s, render_loss
@@ -45,7 +47,8 @@ class Feeder:
         self._policy = policy
         self._dice = dice
         self._residency = residency
-        self._lanes: list[Lane] = []
+        self._lanes: list[Lane[OpenTurn]] = []
+        self._others: dict[Lane[OpenTurn], Sequence[Feeder]] = {}
         self._wake = asyncio.Event()
         self._breaker = Breaker(policy, dice)
         self._workers = 0
@@ -93,19 +96,19 @@ class Feeder:
             state, bottleneck, in_flight=self.in_flight, limit=self._controller.limit, trouble=self.trouble
         )
 
-    def offer(self, lane: Lane) -> None:
-        """Take a lane's lines; those of the earliest deadline go first."""
+    def offer(self, lane: Lane[OpenTurn], others: Sequence["Feeder"] = ()) -> None:
+        """Take a lane's lines, which are offered to `others` too; those of the earliest deadline go first."""
         self._lanes.append(lane)
         self._lanes.sort(key=_urgency)
-        lane.feeders.append(self)
+        self._others[lane] = others
         lane.subscribe(self._wake.set)
         self._wake.set()
 
-    def withdraw(self, lane: Lane) -> None:
+    def withdraw(self, lane: Lane[OpenTurn]) -> None:
         """Forget a lane."""
         with suppress(ValueError):
             self._lanes.remove(lane)
-            lane.feeders.remove(self)
+            del self._others[lane]
 
     async def run(self) -> None:
         """Feed until cancelled."""
@@ -130,7 +133,12 @@ class Feeder:
 
     def _tick(self, now_s: float) -> None:
         if self.in_flight or self._lanes:
-            gauges = self.observer.observe(now_s, self._group, lanes=self._lanes, in_flight=self.in_flight)
+            gauges = self.observer.observe(
+                now_s,
+                self._group,
+                disk_is_behind=any(lane.turn.is_behind for lane in self._lanes),
+                in_flight=self.in_flight,
+            )
             self._controller.tick(now_s, self.in_flight, gauges, has_work=self._is_held_back)
             self._room = self._allowed()
             self.observer.tell_bottleneck(now_s, self._controller, has_work=self.has_unfinished)
@@ -204,7 +212,7 @@ class Feeder:
             self._group.create_task(self._work(*taken), name=f"feed {self.replica.name}")
         self._is_held_back = any(lane.unsent for lane in self._lanes)
 
-    async def _work(self, lane: Lane, job: Job) -> None:
+    async def _work(self, lane: Lane[OpenTurn], job: Job) -> None:
         try:
             if not lane.is_open:
                 # It was closed between the taking and this: the turn's files may be closed too.
@@ -221,7 +229,7 @@ class Feeder:
             self._workers -= 1
             self._wake.set()
 
-    def _take(self) -> tuple[Lane, Job] | None:
+    def _take(self) -> tuple[Lane[OpenTurn], Job] | None:
         for lane in self._lanes:
             if lane.unsent and not self._leaves_to_others(lane):
                 job = lane.take(self.replica.name, self._gate)
@@ -231,18 +239,18 @@ class Feeder:
                     return lane, job
         return None
 
-    def _leaves_to_others(self, lane: Lane) -> bool:
+    def _leaves_to_others(self, lane: Lane[OpenTurn]) -> bool:
         """Whether the others would be through with all lines that are left before this replica is with one."""
-        if len(lane.feeders) < 2:
+        if not self._others[lane]:
             return False
-        others = [feeder.observer.tally for feeder in lane.feeders if feeder is not self and feeder.is_well]
+        others = [feeder.observer.tally for feeder in self._others[lane] if feeder.is_well]
         requests_per_s = sum(tally.requests_per_s for tally in others)
         if requests_per_s <= 0:
             return False
         wait_s = lane.unsent / requests_per_s + max(tally.duration_s for tally in others)
         return wait_s < self.observer.tally.duration_s
 
-    async def _send(self, lane: Lane, job: Job) -> None:
+    async def _send(self, lane: Lane[OpenTurn], job: Job) -> None:
         turn, replica = lane.turn, self.replica
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - a coroutine runs in a task
@@ -272,7 +280,7 @@ class Feeder:
         if turn.is_behind:
             await turn.wait_for_disk()
 
-    def _settle(self, lane: Lane, line: int, reply: Reply, started_s: float, now_s: float) -> None:
+    def _settle(self, lane: Lane[OpenTurn], line: int, reply: Reply, started_s: float, now_s: float) -> None:
         turn, duration_s = lane.turn, now_s - started_s
         match reply:
             case Answered():
@@ -294,7 +302,7 @@ class Feeder:
         if self._controller.limit > limit:
             self._wake.set()
 
-    def _try_again(self, lane: Lane, line: int, lost: Lost, started_s: float, now_s: float) -> None:
+    def _try_again(self, lane: Lane[OpenTurn], line: int, lost: Lost, started_s: float, now_s: float) -> None:
         turn, tally = lane.turn, self.observer.tally
         if lost.never_sent:
             # The engine failed, not the line: it costs no try.
@@ -315,7 +323,7 @@ class Feeder:
         tally.lost += 1
         if lost.status == 503:
             self._controller.note_rejection(now_s)
-        self._breaker.note_loss(now_s, started_s, has_alternative=len(lane.feeders) > 1)
+        self._breaker.note_loss(now_s, started_s, has_alternative=bool(self._others.get(lane)))
         tries = turn.tries.get(line, 0) + 1
         if tries >= self._policy.tries or lost.reason is LostReason.RATE_LIMITED:
             turn.tries[line] = tries - 1
@@ -332,6 +340,6 @@ def _leave(passage: Passage | None, reply: Reply | None) -> None:
         passage.note_end(computed=isinstance(reply, Answered))
 
 
-def _urgency(lane: Lane) -> tuple[int, int, str]:
+def _urgency(lane: Lane[OpenTurn]) -> tuple[int, int, str]:
     batch = lane.turn.turn.batch
     return batch.deadline_at_ms, batch.created_at_ms, batch.id

@@ -2,12 +2,10 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
 
 import structlog
 
 from backfill.dispatch.concurrency import ConcurrencyController
-from backfill.dispatch.lane import Lane
 from backfill.dispatch.tally import Tally
 from backfill.engines import Gauges, Replica
 from backfill.status import Bottleneck, ReplicaState, ReplicaStatus
@@ -40,12 +38,10 @@ class Observer:
         self._told = Bottleneck.UNKNOWN
         self._told_at_s = 0.0
 
-    def observe(
-        self, now_s: float, group: asyncio.TaskGroup | None, *, lanes: Sequence[Lane], in_flight: int
-    ) -> Gauges:
+    def observe(self, now_s: float, group: asyncio.TaskGroup | None, *, disk_is_behind: bool, in_flight: int) -> Gauges:
         """Take the measure of the last moments; gives the latest gauges, which are read beside, in `group`."""
         self.tally.mark(now_s)
-        self._disk_is_behind = any(lane.turn.is_behind for lane in lanes)
+        self._disk_is_behind = disk_is_behind
         if now_s - self._cpu_mark[0] >= _CPU_PERIOD_S:
             cpu_s = time.thread_time()
             self._loop_is_full = cpu_s - self._cpu_mark[1] > (now_s - self._cpu_mark[0]) * (1 - _IDLE_SHARE)

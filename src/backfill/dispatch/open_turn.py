@@ -38,7 +38,7 @@ class OpenTurn:
     ) -> None:
         self.turn = turn
         self.endpoint = turn.batch.endpoint
-        self.lanes: list[Lane] = []
+        self.lanes: list[Lane[OpenTurn]] = []
         self.tries: dict[int, int] = {}
         """Line -> tries lost so far, for lines that lost one."""
         self.twins = plan.twins
@@ -104,7 +104,7 @@ class OpenTurn:
         if self._remaining == 0:
             self.over.set()
 
-    async def answer_twins(self, lane: Lane, line: int, reply: Answered | Refused) -> int:
+    async def answer_twins(self, lane: "Lane[OpenTurn]", line: int, reply: Answered | Refused) -> int:
         """Give a line's outcome to all that ask for the same; how many these were."""
         twins = self.twins.pop(line)
         usage = reply.usage if isinstance(reply, Answered) else Usage()
@@ -122,7 +122,7 @@ class OpenTurn:
         self._rejections[line] = (rejections, answered)
         return rejections
 
-    def send_next_twin(self, lane: Lane, line: int) -> None:
+    def send_next_twin(self, lane: "Lane[OpenTurn]", line: int) -> None:
         """Have another line asked for what this one got no answer to."""
         twins = self.twins.pop(line, None)
         if twins:

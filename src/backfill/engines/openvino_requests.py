@@ -235,19 +235,16 @@ def fit_answer(generation: Generation, prompt_tokens: int, context_tokens: int) 
     left = context_tokens - prompt_tokens
     if left < (wanted or 1):
         asked = f" and {generation.max_tokens_param} is {wanted}" if wanted else ""
+        prompt_param = "messages" if isinstance(generation.prompts[0], ChatPrompt) else "prompt"
         # The tokenizer stops counting at the context's length.
         at_least = "at least " if left <= 0 else ""
         raise Refusal(
             f"The context is {context_tokens} tokens, prompt and answer together, but the prompt has"
             f" {at_least}{prompt_tokens} tokens{asked}.",
-            generation.max_tokens_param if left >= 1 else "messages" if _is_chat(generation) else "prompt",
+            generation.max_tokens_param if left >= 1 else prompt_param,
             "context_length_exceeded",
         )
     return wanted or left
-
-
-def _is_chat(generation: Generation) -> bool:
-    return isinstance(generation.prompts[0], ChatPrompt)
 
 
 def _decode(decoder: "msgspec.json.Decoder[Any]", body: bytes) -> Any:

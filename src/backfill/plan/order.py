@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from backfill.batch import Outcome
-from backfill.index import PREFIX_LEVELS, LineIndex
+from backfill.index import PREFIX_LEVELS, PREFIX_MARKS, LineIndex
 from backfill.plan.prefix_tree import walk
 
 __all__ = ["LineGroup", "Plan", "plan_lines"]
@@ -20,6 +20,10 @@ class LineGroup(NamedTuple):
     """Hashes of the beginnings that at least two lines of the plan share, the shortest first; empty: none is shared."""
     lines: "array[int]"
     """In the order in which they are best sent; never empty."""
+    prefix_bytes: int = 0
+    """How long the longest of these beginnings is at least."""
+    answer_tokens: int = 0
+    """What all lines together may be answered with."""
 
 
 class Plan(NamedTuple):
@@ -51,8 +55,15 @@ def plan_lines(index: LineIndex, outcomes: bytes | bytearray, *, reuse: bool) ->
     for model in np.unique(models[is_left]).tolist():
         lines = np.flatnonzero(is_left & (models == model)).astype(np.uint32)
         runs = walk(lines, answer_tokens[lines], hashes[lines])
-        groups[model] = [LineGroup(prefix, array("I", run.tobytes())) for prefix, run in runs]
+        groups[model] = [
+            LineGroup(prefix, array("I", run.tobytes()), _length(depth), int(answer_tokens[run].sum()))
+            for prefix, depth, run in runs
+        ]
     return Plan(groups, twins)
+
+
+def _length(depth: int) -> int:
+    return PREFIX_MARKS[depth - 1] if depth else 0
 
 
 def _find_twins(index: LineIndex, done: NDArray[np.uint8]) -> dict[int, list[int]]:

@@ -18,8 +18,8 @@ _Counts = NDArray[np.intp]
 _Flags = NDArray[np.bool_]
 
 
-def walk(lines: _U32, answer_tokens: _U32, hashes: _U32) -> Iterator[tuple[tuple[int, ...], _U32]]:
-    """Give runs of lines with the chain of hashes that each run shares, the shortest beginning first.
+def walk(lines: _U32, answer_tokens: _U32, hashes: _U32) -> Iterator[tuple[tuple[int, ...], int, _U32]]:
+    """Give the chain of hashes that a run of lines shares, the shortest beginning first, its depth, and the lines.
 
     Row i of all three is one line: its number, the answer it expects and the hashes of its beginnings, one a level.
     Lines that share nothing are one run with an empty chain; lines of an inner node that go no deeper are one run too.
@@ -36,7 +36,7 @@ def walk(lines: _U32, answer_tokens: _U32, hashes: _U32) -> Iterator[tuple[tuple
     edges = np.flatnonzero(np.diff(ordered_runs, prepend=-1, append=-1))
     for start, end in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
         row = order[start]
-        yield tuple(hashes[row, is_named[row]].tolist()), lines[order[start:end]]
+        yield tuple(hashes[row, is_named[row]].tolist()), int(depths[row]), lines[order[start:end]]
 
 
 def _find_nodes(hashes: _U32) -> tuple[_Counts, _Counts]:

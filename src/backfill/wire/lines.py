@@ -12,7 +12,7 @@ import msgspec
 import xxhash
 
 from backfill.batch import ENDPOINTS, BatchProblem
-from backfill.index import DEFAULT_ANSWER_TOKENS, PREFIX_LEVELS, LineFacts
+from backfill.index import DEFAULT_ANSWER_TOKENS, PREFIX_LEVELS, PREFIX_MARKS, LineFacts
 
 __all__ = ["ParsedLine", "find_shape_problem", "find_target_problem", "parse_line"]
 
@@ -20,7 +20,6 @@ __all__ = ["ParsedLine", "find_shape_problem", "find_target_problem", "parse_lin
 _BYTES_PER_TOKEN = 4
 _EMPTY = frozenset({b"", b"null", b"[]", b'""'})
 _LONGEST_EMPTY = max(map(len, _EMPTY))
-_SHORTEST_PREFIX_BYTES = 256
 _MOST_U32 = 2**32 - 1
 _MOST_ANSWER_TOKENS = 2**31  # no model gives as many, and the index holds it
 _NEEDED_MEMBER = dict(zip(ENDPOINTS, ("messages", "prompt", "input", "input"), strict=True))
@@ -37,8 +36,7 @@ class ParsedLine(LineFacts):
 
 _BODY_NAME = b'"body":'
 _BRACE, _SPACE, _BACKSLASH = b"{ \\"
-_PREFIX_ENDS = tuple(_SHORTEST_PREFIX_BYTES << level for level in range(PREFIX_LEVELS))
-_PREFIX_PIECES = tuple(map(slice, (0, *_PREFIX_ENDS), _PREFIX_ENDS))
+_PREFIX_PIECES = tuple(map(slice, (0, *PREFIX_MARKS), PREFIX_MARKS))
 # By how many levels a prompt reaches, past the last one too: the pieces to hash, and what fills up the row.
 _PIECES_REACHED = tuple(_PREFIX_PIECES[:reached] for reached in range(64))
 _NO_HASHES = tuple((0,) * (PREFIX_LEVELS - reached) for reached in range(64))
@@ -181,7 +179,7 @@ def _look_at_prompt(body: _Body) -> tuple[frozenset[str], tuple[int, ...]]:
 
 def _hash_prefixes(prompt: bytes, seed: int) -> tuple[int, ...]:
     """Hashes of the first 256, 512, 1024... bytes, each with the one before as its seed; 0 past the prompt's end."""
-    reached = (len(prompt) // _SHORTEST_PREFIX_BYTES).bit_length()
+    reached = (len(prompt) // PREFIX_MARKS[0]).bit_length()
     hashes = []
     for piece in _PIECES_REACHED[reached]:
         seed = _hash(prompt[piece], seed)

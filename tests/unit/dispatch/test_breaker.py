@@ -29,12 +29,13 @@ def test_pauses_double_up_to_the_longest_while_probes_fail(breaker: Breaker) -> 
 
 
 def test_after_an_outage_one_request_probes_until_one_is_answered(breaker: Breaker) -> None:
-    assert not breaker.is_probing
+    seen = [breaker.is_probing]
     breaker.note_outage(100.0, 99.0)
-    assert breaker.is_probing
+    seen.append(breaker.is_probing)
     over_s = 100.0 + breaker.pause_left_s(100.0)
     breaker.note_reply(over_s)
-    assert not breaker.is_probing
+    seen.append(breaker.is_probing)
+    assert seen == [False, True, False]
     breaker.note_outage(over_s + 1, over_s + 1)
     assert breaker.pause_left_s(over_s + 1) <= 1.0, "the pauses begin anew"
 

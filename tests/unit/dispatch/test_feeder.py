@@ -34,7 +34,7 @@ def offer(groups: Sequence[LineGroup], *feeders: Feeder) -> MemoryTurn:
     replicas = [feeder.replica for feeder in feeders]
     lane = make_lane(turn, groups, [replica for replica in replicas if isinstance(replica, FakeReplica)])
     for feeder in feeders:
-        feeder.offer(lane)
+        feeder.offer(lane, [other for other in feeders if other is not feeder])
     return turn
 
 
@@ -195,11 +195,12 @@ def test_a_replica_that_cannot_be_reached_loses_its_share_and_gets_it_back() -> 
             sent = len(first.sent)
             await wait_until(lambda: len(turn.outcomes) >= 100)
             assert len(first.sent) == sent
-            assert feeders[0].status.trouble == "it is down"
+            troubles = [feeders[0].status.trouble]
             assert feeders[0].status.state in (ReplicaState.PAUSED, ReplicaState.DOWN)
             first.is_down = False
             await turn.over.wait()
-            assert feeders[0].status.trouble is None
+            troubles.append(feeders[0].status.trouble)
+        assert troubles == ["it is down", None]
         assert len(first.sent) > sent + 10
         assert len(turn.outcomes) == 200
         assert set(Counter(first.sent + second.sent).values()) == {1}, "no line was sent twice"
@@ -319,6 +320,22 @@ def test_the_status_tells_how_a_replica_is() -> None:
             assert status.requests_per_s == pytest.approx(4.0, rel=0.3)
             assert status.completion_tokens_per_s == pytest.approx(20.0, rel=0.3)
             assert (status.prompt_tokens, status.cached_tokens) == (10 * status.answered, status.answered)
+            await turn.over.wait()
+            await asyncio.sleep(1)
+            status = feeder.status
+        assert (status.state, status.bottleneck) == (ReplicaState.UP, Bottleneck.WORK)
+        assert (status.answered, status.lost, status.in_flight, status.requests_per_s) == (400, 0, 0, 0.0)
+
+    run_virtual(check())
+
+
+def test_the_status_of_a_replica_that_fails_and_recovers() -> None:
+    async def check() -> None:
+        replica = FakeReplica(limits=make_limits(4))
+        feeder = make_feeder(replica)
+        async with feeding(feeder), asyncio.timeout(600):
+            turn = offer([group_of(range(40))], feeder)
+            await wait_until(lambda: feeder.status.state is ReplicaState.UP)
             replica.is_down = True
             await asyncio.sleep(1.1)
             assert (feeder.status.state, feeder.status.trouble) == (ReplicaState.PAUSED, "it is down")
@@ -327,10 +344,9 @@ def test_the_status_tells_how_a_replica_is() -> None:
             await wait_until(lambda: feeder.in_flight > 0)
             assert feeder.in_flight == 1
             await turn.over.wait()
-            await asyncio.sleep(1)
             status = feeder.status
-        assert (status.state, status.bottleneck) == (ReplicaState.UP, Bottleneck.WORK)
-        assert (status.answered, status.lost, status.in_flight, status.requests_per_s) == (400, 0, 0, 0.0)
+        assert (status.state, status.trouble) == (ReplicaState.UP, None)
+        assert (status.answered, status.lost) == (40, 0)
 
     run_virtual(check())
 

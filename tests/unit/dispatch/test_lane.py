@@ -54,11 +54,11 @@ def test_lines_are_given_out_in_planned_order() -> None:
 
 
 def test_lines_that_came_back_go_first_and_to_anyone() -> None:
-    desk = Desk([group_of([0, 1, 2, 3], 1)], "a", "b")
+    desk = Desk([group_of([0, 1, 2, 3], 1), group_of([4, 5], 2)], "a", "b")
     assert [desk.take_line("a"), desk.take_line("a")] == [0, 1]
     desk.lane.put_back(1)
     desk.lane.put_back(0)
-    assert desk.lane.unsent == 4
+    assert desk.lane.unsent == 6
     assert [desk.take_line("b"), desk.take_line("a"), desk.take_line("a")] == [1, 0, 2]
 
 

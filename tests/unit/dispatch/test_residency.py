@@ -4,16 +4,26 @@ import asyncio
 import time
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
-from backfill.dispatch.feeder import Feeder
 from backfill.dispatch.residency import Residency
-from backfill.engines import Replica
-from tests.support.feeding import FakeReplica, MemoryTurn, feeding, group_of, make_feeder, make_lane, make_limits
-from tests.support.feeding import make_turn as make_memory_turn
+from tests.support.feeding import (
+    FakeReplica,
+    MemoryTurn,
+    feeding,
+    group_of,
+    make_feeder,
+    make_lane,
+    make_limits,
+    make_turn,
+)
 from tests.support.virtual_clock import run_virtual
+
+if TYPE_CHECKING:
+    from backfill.dispatch.feeder import Feeder
+    from backfill.engines import Replica
 
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
@@ -166,7 +176,7 @@ class House:
     def offer(self, name: str, lines: Sequence[int], **times: Any) -> MemoryTurn:
         """A batch for one model."""
         groups = [group_of(lines)]
-        turn = make_memory_turn(*groups, **times)
+        turn = make_turn(*groups, **times)
         self.feeders[name].offer(make_lane(turn, groups, [self.replicas[name]]))
         return turn
 

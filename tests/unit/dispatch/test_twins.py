@@ -84,7 +84,7 @@ async def test_lines_whose_answers_may_differ_are_all_sent(engine: NullEngine, t
 
 async def test_lines_that_ask_for_something_else_are_all_sent(engine: NullEngine, tmp_path: Path) -> None:
     async with open_house(tmp_path, engine.url) as rooms:
-        others = [{"max_tokens": 5}, {"max_tokens": 6}, {"stop": "a"}, {}]
+        others: list[dict[str, Any]] = [{"max_tokens": 5}, {"max_tokens": 6}, {"stop": "a"}, {}]
         lines = [request_line(0, custom_id=f"o{number}", temperature=0, **body) for number, body in enumerate(others)]
         lines += [request_line(number, temperature=0) for number in range(1, 7)]
         batch = await run_batch(rooms, b"\n".join(lines) + b"\n")
