@@ -45,6 +45,8 @@ class BatchRun:
     """From the request that creates the batch until a poll sees COMPLETED: with the output file."""
     completion_tokens: int
     """As the answers' usage says."""
+    started_s: float = 0.0
+    """When it began, on the clock of `time.perf_counter`."""
     violations: list[str] = field(default_factory=list)
 
     @property
@@ -76,7 +78,7 @@ def run_batch(server: BackfillServer, path: Path, *, checks_lengths: bool = True
     counts = count_completion_tokens(output)
     if checks_lengths:
         violations += find_wrong_lengths(requests, counts)
-    return BatchRun(len(requests), seconds, sum(counts.values()), violations)
+    return BatchRun(len(requests), seconds, sum(counts.values()), started, violations)
 
 
 def count_completion_tokens(output: bytes) -> dict[str, int]:

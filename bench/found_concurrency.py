@@ -7,12 +7,16 @@ with 16 in flight and knows nothing, over that of the best of some fixed numbers
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from backfill.dispatch.concurrency import ConcurrencyController
+from backfill.engines import ReplicaLimits
 from bench.simulated_clock import run_virtual
-from bench.simulated_engine import EngineSettings, SimulatedEngine, draw_request
-from bench.simulated_feeding import FixedLimit, Limit, Run, feed
+from bench.simulated_engine import EngineSettings, SimulatedEngine
+from bench.simulated_feeding import FixedLimit, Run, feed
+from bench.simulated_replica import SimulatedReplica
+from bench.simulated_turn import Lines
 
 __all__ = ["CASES", "FILLING", "Case", "Comparison", "compare", "run_case", "seconds_to_fill"]
 
@@ -72,6 +76,7 @@ _HALVED = replace(_VLLM.settings, slots=96, kv_tokens=120_000)
 
 CASES = {
     "llamacpp": _LLAMACPP,
+    "llamacpp_ceiling_8": replace(_LLAMACPP, ceiling=8, fixed=(2, 4, 6, 8)),
     "llamacpp_gauges": replace(_LLAMACPP, gauges="llamacpp"),
     "vllm": _VLLM,
     "vllm_gauges": replace(_VLLM, gauges="vllm"),
@@ -96,23 +101,22 @@ FILLING = Case(EngineSettings(slots=2_000, latency_s=2.0), ceiling=2_000, fixed=
 """2 s latency and room for 2,000."""
 
 
-def run_case(case: Case, limit: Limit, seed: int) -> Run:
+def run_case(case: Case, controller: ConcurrencyController, seed: int) -> Run:
     """One run in virtual time; equal arguments give equal runs."""
 
     async def drive() -> Run:
         engine = SimulatedEngine(case.settings, seed)
-        feeding = feed(
-            limit,
+        lines = Lines(case.prompt_tokens, case.completion_tokens, seed=seed)
+        replica = SimulatedReplica(
+            "simulated",
             engine,
-            lambda: draw_request(
-                engine.random, prompt_tokens=case.prompt_tokens, completion_tokens=case.completion_tokens
-            ),
-            case.duration_s,
-            gauges=case.gauges,
-            seed=seed,
-            half_way=None if case.second_half is None else lambda: engine.change(case.second_half or case.settings),
+            ReplicaLimits(case.ceiling, frozenset({lines.endpoint}), first_concurrency=_FIRST),
+            serves_gauges=case.gauges is not None,
+            flavour=case.gauges or "vllm",
         )
-        return await feeding
+        second_half = case.second_half
+        half_way = None if second_half is None else partial(engine.change, second_half)
+        return await feed(controller, replica, lines, case.duration_s, half_way)
 
     return run_virtual(drive())
 

@@ -148,9 +148,7 @@ def _parse_head(data: bytes) -> _Head | None:
 class Connection(asyncio.Protocol):
     """One client's connection; at most one request at a time is under way."""
 
-    def __init__(
-        self, ledger: Ledger, behaviour: Behaviour, held: list[Callable[[], None]], places: Places
-    ) -> None:
+    def __init__(self, ledger: Ledger, behaviour: Behaviour, held: list[Callable[[], None]], places: Places) -> None:
         self._ledger = ledger
         self._behaviour = behaviour
         self._held = held

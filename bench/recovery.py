@@ -12,7 +12,7 @@ from bench.input_file import make_marker
 from bench.server_process import BackfillServer, name_null_engine
 from bench.whole_path import POLL_S, check_results, upload
 
-__all__ = ["Recovery", "measure_recovery"]
+__all__ = ["Recovery", "measure_recovery", "read_finished"]
 
 # So long is each answer kept back that the engine is never idle and a short file is still half done when it should be.
 _DELAY_MS_MIN = 5
@@ -38,13 +38,16 @@ def measure_recovery(folder: Path, path: Path, lines: int, concurrency: int, tim
     """Kill a server that is half-way through a batch of `lines`, start it again and let it finish."""
     delay_ms = max(_DELAY_MS_MIN, 2000 * _HALF_S_MIN * concurrency / lines)
     data_dir = folder / "data"
-    with NullEngine(delay_ms=delay_ms) as engine, BackfillServer(data_dir, name_null_engine(engine.url, concurrency)) as server:
+    with (
+        NullEngine(delay_ms=delay_ms) as engine,
+        BackfillServer(data_dir, name_null_engine(engine.url, concurrency)) as server,
+    ):
         batch_id = server.create_batch(upload(server, "multipart", path)[0])
         engine.wait_for(lambda stats: stats["received"] >= lines // 2, timeout_s)
         server.kill()
         engine.wait_for(lambda stats: stats["in_flight"] == 0)
         received_before = engine.markers()
-        finished = _read_finished(data_dir, batch_id, lines)
+        finished = read_finished(data_dir, batch_id, lines)
 
         started_ns = time.monotonic_ns()
         server.start()
@@ -68,7 +71,7 @@ def measure_recovery(folder: Path, path: Path, lines: int, concurrency: int, tim
         )
 
 
-def _read_finished(data_dir: Path, batch_id: str, lines: int) -> set[str]:
+def read_finished(data_dir: Path, batch_id: str, lines: int) -> set[str]:
     """The markers of the lines that have a record in the journal, as it lies on disk."""
     fold = Fold(LocalBlobs(data_dir / "blobs"), batch_id, lines)
     try:

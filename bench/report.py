@@ -18,6 +18,22 @@ KEYS = (
     "redone_finished",
     "redone_in_flight",
     "lines",
+    "openvino_over_best_fixed",
+    "llamacpp_over_best_fixed",
+    "openvino_over_llamacpp",
+    "prefixes_openvino_1",
+    "prefixes_openvino_4",
+    "prefixes_openvino_8",
+    "prefixes_llamacpp_1",
+    "prefixes_llamacpp_4",
+    "prefixes_llamacpp_8",
+    "two_replicas_over_sum",
+    "replica_killed_lost",
+    "replica_killed_redone",
+    "full_after_s",
+    "full_share",
+    "found_least_ratio",
+    "found_full_after_s",
 )
 """These stand first in every report, in this order; null where they were not measured."""
 _RATIOS = {
@@ -26,6 +42,17 @@ _RATIOS = {
     "bare_over_plain_aiohttp": ("bare_loop_rps", "plain_aiohttp_rps"),
     "upload_over_floor": ("upload_validate_s", "decode_floor_s"),
     "put_over_floor": ("put_validate_s", "decode_floor_s"),
+    "openvino_over_best_fixed": ("openvino_tokens_per_s", "openvino_best_fixed_tokens_per_s"),
+    "llamacpp_over_best_fixed": ("llamacpp_tokens_per_s", "llamacpp_best_fixed_tokens_per_s"),
+    "openvino_over_llamacpp": ("openvino_pair_tokens_per_s", "llamacpp_pair_tokens_per_s"),
+    "two_replicas_over_sum": ("two_replicas_lines_per_s", "one_by_one_lines_per_s"),
+} | {
+    f"prefixes_{engine}_{count}": (
+        f"prefixes_{engine}_{count}_backfill_lines_per_s",
+        f"prefixes_{engine}_{count}_naive_lines_per_s",
+    )
+    for engine in ("openvino", "llamacpp")
+    for count in (1, 4, 8)
 }
 _DIGITS = 4
 
@@ -35,9 +62,9 @@ def summarize(runs: Sequence[float]) -> tuple[float, list[float]]:
     return median(runs), [round(min(runs), _DIGITS), round(max(runs), _DIGITS)]
 
 
-def divide(above: Sequence[float], below: Sequence[float]) -> float:
-    """The median of the ratios of runs that were made side by side: what slowed one slowed its neighbour as well."""
-    return median(one / other for one, other in zip(above, below, strict=True))
+def divide(above: Sequence[float], below: Sequence[float]) -> list[float]:
+    """The ratios of runs that were made side by side: what slowed one slowed its neighbour as well."""
+    return [one / other for one, other in zip(above, below, strict=True)]
 
 
 def make_report(
@@ -51,5 +78,6 @@ def make_report(
         report[name] = round(value, _DIGITS)
     for name, (above, below) in _RATIOS.items():
         if above in timings and below in timings:
-            report[name] = round(divide(timings[above], timings[below]), _DIGITS)
+            value, spread[name] = summarize(divide(timings[above], timings[below]))
+            report[name] = round(value, _DIGITS)
     return report | dict(facts) | {"spread": spread, "violations": list(violations)}

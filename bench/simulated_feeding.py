@@ -1,40 +1,26 @@
-"""Drives a simulated engine in a closed loop, as many requests in flight as a limit allows. Never short of lines."""
+"""Drives a simulated engine with the dispatcher's own feeder, which never runs short of lines."""
 
 import asyncio
 import random
-from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
+from backfill.batch import Outcome
+from backfill.config import DispatchConfig
 from backfill.dispatch.concurrency import ConcurrencyController
-from backfill.engines import Gauges
-from backfill.engines.gauges import parse_gauges
+from backfill.dispatch.feeder import Feeder
+from backfill.engines import Gauges, Replica
 from backfill.status import Bottleneck
-from bench.simulated_engine import SimulatedEngine, SimulatedReply, SimulatedRequest
+from bench.simulated_replica import SimulatedReplica
+from bench.simulated_turn import Ended, Lines, SimulatedTurn
 
-__all__ = ["FixedLimit", "Limit", "Moment", "Run", "feed"]
+__all__ = ["FixedLimit", "Moment", "Run", "SimulatedFeeder", "feed", "feeding"]
 
 _TICK_S = 0.25
-_GAUGES_S = 1.0
-_BACKOFF_S = 0.5
-_BACKOFF_MAX_S = 30.0
-
-
-class Limit(Protocol):
-    """What decides how many are in flight: `ConcurrencyController`, or a number."""
-
-    limit: int
-    bottleneck: Bottleneck
-
-    def note_reply(self, now_s: float, duration_s: float, completion_tokens: int) -> None:
-        """As the controller's."""
-
-    def note_rejection(self, now_s: float) -> None:
-        """As the controller's."""
-
-    def tick(self, now_s: float, in_flight: int, gauges: Gauges, *, has_work: bool) -> None:
-        """As the controller's."""
+_ENDLESS = 1_000_000
+"""Lines: more than any run here sends."""
 
 
 class FixedLimit(ConcurrencyController):
@@ -53,6 +39,19 @@ class FixedLimit(ConcurrencyController):
         """Change nothing."""
 
 
+class SimulatedFeeder(Feeder):
+    """The dispatcher's feeder with dice that fall the same way each time, and the controller that a case wants."""
+
+    def __init__(self, replica: Replica, seed: int = 0, controller: ConcurrencyController | None = None) -> None:
+        super().__init__(replica, DispatchConfig(), random.Random(seed))
+        self._controller = controller or self._controller
+
+    @property
+    def controller(self) -> ConcurrencyController:
+        """What sets its limit."""
+        return self._controller
+
+
 class Moment(NamedTuple):
     """What was seen at one tick."""
 
@@ -68,15 +67,20 @@ class Moment(NamedTuple):
 class Run:
     """What came of it."""
 
-    answered: int = 0
     rejected: int = 0
-    ended: list[tuple[float, float]] = field(default_factory=list)
-    """When each answer came, and its tokens (1 where it has none)."""
+    """Requests that were answered 429 or 503."""
+    ended: list[Ended] = field(default_factory=list)
     history: list[Moment] = field(default_factory=list)
+
+    @property
+    def given_up(self) -> int:
+        """Lines that were lost at their last try."""
+        return sum(one.outcome is Outcome.EXHAUSTED for one in self.ended)
 
     def work(self, from_s: float, until_s: float) -> float:
         """Tokens, or answers where they have none, of the answers in that time."""
-        return sum(work for ended_s, work in self.ended if from_s <= ended_s < until_s)
+        ended = (one for one in self.ended if one.outcome is Outcome.ANSWERED and from_s <= one.now_s < until_s)
+        return sum(one.tokens or 1 for one in ended)
 
     def mean_queued(self, from_s: float, until_s: float) -> float:
         """Requests that waited in the engine, on average over that time's ticks."""
@@ -91,89 +95,40 @@ def _mean(values: list[int]) -> float:
     return sum(values) / max(1, len(values))
 
 
-class _Feeder:
-    """Obeys Retry-After for all, and backs a rejected line off where there is none, while others are sent."""
-
-    def __init__(self, limit: Limit, engine: SimulatedEngine, draw: Callable[[], SimulatedRequest], seed: int) -> None:
-        self.run = Run()
-        self._limit = limit
-        self._engine = engine
-        self._draw = draw
-        self._dice = random.Random(seed)
-        self._again: deque[tuple[SimulatedRequest, int]] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._paused_until_s = 0.0
-
-    def fill(self) -> None:
-        """Send until as many are in flight as the limit allows."""
-        loop = asyncio.get_running_loop()
-        while len(self._tasks) < self._limit.limit and loop.time() >= self._paused_until_s:
-            request, rejections = self._again.popleft() if self._again else (self._draw(), 0)
-            task = loop.create_task(self._send(request, rejections))
-            self._tasks.add(task)
-            task.add_done_callback(self._land)
-
-    def _land(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            self.fill()
-
-    async def _send(self, request: SimulatedRequest, rejections: int) -> None:
-        loop = asyncio.get_running_loop()
-        started_s = loop.time()
-        reply = await self._engine.serve(request)
-        now_s = loop.time()
-        if reply.status == 200:
-            self.run.answered += 1
-            self.run.ended.append((now_s, reply.completion_tokens or 1))
-            self._limit.note_reply(now_s, now_s - started_s, reply.completion_tokens)
-        else:
-            self.run.rejected += 1
-            self._limit.note_rejection(now_s)
-            self._back_off(reply, request, rejections + 1)
-
-    def _back_off(self, reply: SimulatedReply, request: SimulatedRequest, rejections: int) -> None:
-        loop = asyncio.get_running_loop()
-        if reply.retry_after_s is not None:
-            self._paused_until_s = max(self._paused_until_s, loop.time() + reply.retry_after_s)
-            loop.call_at(self._paused_until_s, self.fill)
-            self._again.append((request, rejections))
-            return
-        ceiling_s = min(_BACKOFF_MAX_S, _BACKOFF_S * 2.0 ** (rejections - 1))
-        loop.call_later(self._dice.uniform(ceiling_s / 2, ceiling_s), self._again.append, (request, rejections))
-
-    async def feed(self, duration_s: float, *, gauges: str | None) -> None:
-        """Feed for so long."""
-        loop = asyncio.get_running_loop()
-        end_s, read_at_s, read = loop.time() + duration_s, 0.0, Gauges()
-        while loop.time() < end_s:
-            self.fill()
-            await asyncio.sleep(_TICK_S)
-            now_s, in_flight = loop.time(), len(self._tasks)
-            if gauges is not None and now_s - read_at_s >= _GAUGES_S:
-                read_at_s, read = now_s, parse_gauges(self._engine.metrics_text(gauges))
-            if in_flight:
-                self._limit.tick(now_s, in_flight, read, has_work=True)
-            limit = self._limit
-            self.run.history.append(Moment(now_s, limit.limit, in_flight, self._engine.queued, limit.bottleneck))
-        for task in self._tasks:
+@asynccontextmanager
+async def feeding(*feeders: Feeder) -> AsyncIterator[None]:
+    """Have the feeders run; what one of them raises is raised at the end."""
+    tasks = [asyncio.create_task(feeder.run()) for feeder in feeders]
+    try:
+        yield
+    finally:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for task in tasks:
+            with suppress(asyncio.CancelledError):
+                await task
 
 
-async def feed(  # noqa: PLR0913 - each is one thing that a case sets
-    limit: Limit,
-    engine: SimulatedEngine,
-    draw: Callable[[], SimulatedRequest],
+async def feed(
+    controller: ConcurrencyController,
+    replica: SimulatedReplica,
+    lines: Lines,
     duration_s: float,
-    *,
-    gauges: str | None = None,
-    seed: int = 0,
     half_way: Callable[[], None] | None = None,
 ) -> Run:
-    """Feed the engine for `duration_s`; `gauges` names the flavour of metrics that are read each second, None: none."""
+    """Feed the replica for `duration_s`, as many at once as the controller says."""
+    loop = asyncio.get_running_loop()
     if half_way is not None:
-        asyncio.get_running_loop().call_later(duration_s / 2, half_way)
-    feeder = _Feeder(limit, engine, draw, seed)
-    await feeder.feed(duration_s, gauges=gauges)
-    return feeder.run
+        loop.call_later(duration_s / 2, half_way)
+    turn = SimulatedTurn(lines, lines.plan(_ENDLESS))
+    feeder = SimulatedFeeder(replica, lines.seed, controller)
+    run = Run(ended=turn.ended)
+    end_s = loop.time() + duration_s
+    async with feeding(feeder):
+        turn.offer_to([feeder])
+        while loop.time() < end_s:
+            await asyncio.sleep(_TICK_S)
+            queued = replica.engine.queued
+            run.history.append(Moment(loop.time(), controller.limit, feeder.in_flight, queued, controller.bottleneck))
+    run.rejected = replica.engine.counters.rejected
+    return run

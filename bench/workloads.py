@@ -16,14 +16,15 @@ from bench.input_file import make_custom_id
 __all__ = ["Request", "make_chats", "make_classifications", "read_requests", "write_requests"]
 
 # Each of these is one token, or nearly so, in the vocabularies of small models.
-_WORDS = tuple(
+_WORDS_TEXT = (
     "the a new old small large red green blue house river table paper number letter water light hand day week year "
     "man woman child friend city road train ship field tree stone bird dog horse book page word story plan price "
     "part side line point case group problem fact time way thing place work life world school state family system "
     "question reason market order service support change result money door window garden kitchen summer winter "
     "morning evening early late long short high low good better first last next open close find keep give take make "
-    "move turn start stop read write speak hear see know think want need help show tell call bring send pay meet".split()
+    "move turn start stop read write speak hear see know think want need help show tell call bring send pay meet"
 )
+_WORDS = tuple(_WORDS_TEXT.split())
 _LABELS = ("billing", "delivery", "account", "product", "other")
 _CHAT_WORDS = 45
 _PREFIX_WORDS = 440
@@ -52,7 +53,9 @@ def make_chats(model: str, count: int, max_tokens: Sequence[int], salt: str) -> 
     dice = random.Random(f"chats {salt}")
     bodies = []
     for number in range(count):
-        text = f"{_draw_salt(dice)} Tell a story about number {number} with these words: {_draw_words(dice, _CHAT_WORDS)}."
+        text = (
+            f"{_draw_salt(dice)} Tell a story about number {number} with these words: {_draw_words(dice, _CHAT_WORDS)}."
+        )
         bodies.append(_make_body(model, [("user", text)], dice.choice(max_tokens)))
     return bodies
 

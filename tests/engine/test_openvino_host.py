@@ -83,12 +83,15 @@ async def text_of(session: aiohttp.ClientSession, **members: Any) -> str:
     return str((await answer(session, **members))["choices"][0]["message"]["content"])
 
 
+async def read_metric(session: aiohttp.ClientSession, name: str) -> float:
+    async with session.get("/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return next(float(line.split()[1]) for line in lines if line.startswith(f"openvino:{name} "))
+
+
 async def until_gauge(session: aiohttp.ClientSession, name: str, value: int) -> None:
     async with asyncio.timeout(DEADLINE_S):
-        while True:
-            async with session.get("/metrics") as response:
-                if f"openvino:{name} {value}\n" in await response.text():
-                    return
+        while await read_metric(session, name) != value:
             await asyncio.sleep(0.01)
 
 
@@ -254,6 +257,7 @@ async def test_the_status_comes_with_the_first_token_and_a_hang_up_frees_the_pla
     session: aiohttp.ClientSession, ready: Ready
 ) -> None:
     body = {"messages": HELLO, "n": CONCURRENCY, "max_tokens": 400, "ignore_eos": True}
+    computed_before = await read_metric(session, "completion_tokens_total")
     async with aiohttp.ClientSession(ready.url) as other:
         response = await other.post(CHAT, json=body)
         assert response.status == 200
@@ -265,6 +269,8 @@ async def test_the_status_comes_with_the_first_token_and_a_hang_up_frees_the_pla
         response.close()
     assert (await second)[0] == 200
     await until_gauge(session, "requests_running", 0)
+    computed = await read_metric(session, "completion_tokens_total") - computed_before
+    assert computed < CONCURRENCY * 400
 
 
 async def test_models_and_health(session: aiohttp.ClientSession, ready: Ready) -> None:

@@ -179,9 +179,9 @@ class MemoryTurn(OpenTurn):
         return found
 
 
-def group_of(lines: Sequence[int], *prefix: int) -> LineGroup:
+def group_of(lines: Sequence[int], *prefix: int, prefix_bytes: int = 0, answer_tokens: int = 0) -> LineGroup:
     """Lines that begin alike."""
-    return LineGroup(prefix, array("I", lines))
+    return LineGroup(prefix, array("I", lines), prefix_bytes, answer_tokens)
 
 
 def make_turn(
@@ -205,7 +205,7 @@ def make_turn(
     return MemoryTurn(batch, Plan({0: list(groups)}, twins or {}), bodies or {})
 
 
-def make_lane(turn: OpenTurn, groups: Sequence[LineGroup], replicas: Sequence[FakeReplica]) -> Lane:
+def make_lane(turn: OpenTurn, groups: Sequence[LineGroup], replicas: Sequence[FakeReplica]) -> Lane[OpenTurn]:
     """The lane of a turn with one model, which all replicas serve under its own name."""
     route = Route("m", ENDPOINT, tuple(replicas), {replica.name: "m" for replica in replicas})
     lane = Lane(turn, route, groups, insert_model=False)

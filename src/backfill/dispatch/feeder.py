@@ -279,6 +279,8 @@ class Feeder:
             _leave(passage, reply)
         if turn.is_behind:
             await turn.wait_for_disk()
+            # Another replica may have the memory by now, or this one a pause.
+            self._room = self._allowed()
 
     def _settle(self, lane: Lane[OpenTurn], line: int, reply: Reply, started_s: float, now_s: float) -> None:
         turn, duration_s = lane.turn, now_s - started_s

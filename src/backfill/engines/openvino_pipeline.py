@@ -5,6 +5,7 @@ steps the loop turns a few times, and then requests are read, admitted and answe
 """
 
 import asyncio
+import re
 from collections import OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -21,6 +22,7 @@ _TURNS_PER_STEP: Final = 3
 _PREFIX_TOKENS: Final = 256
 # The engine does not say what its cache still holds. Remembering a prefix too long only means computing it again.
 _WARM_MAX: Final = 256
+_SOURCE_PLACE: Final = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 _FINISH_REASONS: Final = {
     openvino_genai.GenerationFinishReason.STOP: "stop",
     openvino_genai.GenerationFinishReason.LENGTH: "length",
@@ -283,6 +285,6 @@ def _calls_of(choices: Sequence[Choice] | deque[Choice]) -> Iterator[Call]:
 
 
 def shorten(error: Exception) -> str:
-    """The library's message for the client, without the places in its source, which stand on lines of their own."""
+    """The library's message for the client, without the places in its source, which stand on lines of their own or before it."""
     lines = str(error).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__
+    return _SOURCE_PLACE.sub("", lines[-1]) if lines else type(error).__name__

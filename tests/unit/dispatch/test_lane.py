@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -16,12 +17,15 @@ from backfill.plan import LineGroup
 from tests.support.feeding import FakeReplica, group_of, make_lane, make_turn
 from tests.support.virtual_clock import run_virtual
 
+if TYPE_CHECKING:
+    from backfill.dispatch.open_turn import OpenTurn
+
 
 class Desk:
     """A lane, and some replicas with their gates."""
 
     def __init__(self, groups: Sequence[LineGroup], *names: str, habit: CacheHabit = CacheHabit.NONE) -> None:
-        self.lane: Lane = make_lane(make_turn(*groups), groups, [FakeReplica(name) for name in names])
+        self.lane: Lane[OpenTurn] = make_lane(make_turn(*groups), groups, [FakeReplica(name) for name in names])
         self.gates = {name: self._make_gate(name, habit) for name in names}
 
     def _make_gate(self, name: str, habit: CacheHabit) -> PrefixGate:
@@ -143,6 +147,29 @@ def test_a_replica_that_must_wait_claims_only_so_many_groups() -> None:
     assert desk.take("b") is None
 
 
+def test_slots_to_spare_get_lines_of_a_group_whose_answers_are_long() -> None:
+    groups = [
+        group_of(range(3), 1, prefix_bytes=1000, answer_tokens=5000),
+        group_of(range(10, 15), 2, prefix_bytes=1000, answer_tokens=5000),
+        group_of(range(20, 30), 3, prefix_bytes=1000, answer_tokens=100),
+    ]
+    desk = Desk(groups, "a", habit=CacheHabit.SLOT_AFFINITY)
+    # First a slot for each prefix; then more for the largest that pays, never for that of the short answers.
+    assert desk.take_all("a") == [0, 10, 20, 11, 12, 1, 13, 2, 14]
+    assert desk.lane.unsent == 9
+
+
+def test_a_group_that_was_given_more_slots_goes_on_as_before_when_one_is_free() -> None:
+    desk = Desk([group_of(range(4), 1, answer_tokens=1000)], "a", habit=CacheHabit.SLOT_AFFINITY)
+    jobs = [desk.take("a") for _ in range(3)]
+    end(jobs[0])
+    assert desk.take_line("a") == 3
+    assert desk.lane.unsent == 0
+    end(jobs[1])
+    end(jobs[2])
+    assert desk.take("a") is None
+
+
 def test_a_closed_lane_gives_nothing_and_takes_nothing_back() -> None:
     desk = Desk([group_of([0, 1, 2])], "a")
     desk.take("a")
@@ -166,17 +193,17 @@ def test_a_line_that_waits_for_its_next_try_comes_back_in_time() -> None:
 
 NAMES = ("a", "b", "c")
 CHAINS = st.sampled_from([(), (1,), (1, 2), (1, 2, 3), (1, 4), (5,), (5, 6)])
-GROUPS = st.lists(st.tuples(CHAINS, st.integers(1, 7)), max_size=10)
+GROUPS = st.lists(st.tuples(CHAINS, st.integers(1, 7), st.booleans()), max_size=10)
 
 
 class Interleavings(RuleBasedStateMachine):
     """Up to three replicas take, finish, lose and give back in any order."""
 
     @initialize(sizes=GROUPS, replicas=st.integers(1, 3), habit=st.sampled_from(CacheHabit))
-    def begin(self, sizes: list[tuple[tuple[int, ...], int]], replicas: int, habit: CacheHabit) -> None:
+    def begin(self, sizes: list[tuple[tuple[int, ...], int, bool]], replicas: int, habit: CacheHabit) -> None:
         groups, self.total = [], 0
-        for chain, size in sizes:
-            groups.append(group_of(range(self.total, self.total + size), *chain))
+        for chain, size, is_long in sizes:
+            groups.append(group_of(range(self.total, self.total + size), *chain, answer_tokens=9 * is_long))
             self.total += size
         self.desk = Desk(groups, *NAMES[:replicas], habit=habit)
         self.out: list[Job] = []
