@@ -38,6 +38,8 @@ class Filling:
     """Until at least 95 % of its places were taken; None: never."""
     full_share: float
     """Of the samples from then until only as many lines as it has places were left to send."""
+    mean_share: float
+    """Of its places that were taken in those samples, on average."""
 
 
 def judge_filling(samples: Sequence[Sample], lines: int, places: int) -> Filling:
@@ -45,9 +47,12 @@ def judge_filling(samples: Sequence[Sample], lines: int, places: int) -> Filling
     needed = _FULL * places
     first = next((number for number, sample in enumerate(samples) if sample.in_flight >= needed), None)
     if first is None:
-        return Filling(None, 0.0)
-    counted = [sample.in_flight >= needed for sample in samples[first:] if sample.received <= lines - places]
-    return Filling(samples[first].at_s, sum(counted) / len(counted) if counted else 0.0)
+        return Filling(None, 0.0, 0.0)
+    counted = [sample.in_flight for sample in samples[first:] if sample.received <= lines - places]
+    if not counted:
+        return Filling(samples[first].at_s, 0.0, 0.0)
+    full_share = sum(in_flight >= needed for in_flight in counted) / len(counted)
+    return Filling(samples[first].at_s, full_share, sum(counted) / len(counted) / places)
 
 
 def measure_filling(setting: Setting, findings: Findings) -> None:
@@ -74,7 +79,8 @@ def measure_filling(setting: Setting, findings: Findings) -> None:
         findings.violations += [f"filling: {one}" for one in run.violations]
         samples = [sample._replace(at_s=sample.at_s - run.started_s) for sample in samples]
         filling = judge_filling(samples, lines, places)
-        findings.add(full_share=filling.full_share, full_lines_per_s=run.lines_per_s)
+        findings.add(full_share=filling.full_share, full_mean_share=filling.mean_share)
+        findings.add(full_lines_per_s=run.lines_per_s)
         if filling.full_after_s is not None:
             findings.add(full_after_s=filling.full_after_s)
         findings.facts["full_places"] = places

@@ -13,7 +13,7 @@ from typing import Any
 import aiohttp
 import msgspec
 import numpy as np
-import openvino  # type: ignore[import-untyped]
+import openvino
 import openvino_genai
 import pytest
 import pytest_asyncio

@@ -104,7 +104,7 @@ def _show_batch(batch_id: str, url: str | None, api_key_env: str | None, *, as_j
     if as_json:
         emit(batch)
         return
-    counts = count_lines(batch)
+    counts, reused = count_lines(batch), batch.get("reused")
     facts = {
         "status": batch["status"],
         "done": f"{counts.done:,} of {counts.total:,}, {counts.failed:,} failed ({batch['progress']:g} %)",
@@ -116,6 +116,7 @@ def _show_batch(batch_id: str, url: str | None, api_key_env: str | None, *, as_j
         "output": batch["output_file_id"],
         "errors": batch["error_file_id"],
         "reason": batch["error"],
+        "reused": f"{reused['requests']:,} requests got the answer of an identical one" if reused else None,
     }
     for name, value in facts.items():
         if value:

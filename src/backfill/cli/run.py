@@ -194,6 +194,8 @@ def _report_end(ended: Ended, job: Job, *, as_json: bool) -> int:
     say(f"{counts.answered:,} answered, {failed:,} failed{before} in {name_duration(ended.duration_s)}")
     tokens = f"{usage.prompt_tokens:,} tokens in, {usage.completion_tokens:,} out"
     say(f"{tokens}, {tokens_per_s:,.0f} tokens/s" if tokens_per_s >= 1 else tokens)
+    if counts.reused:
+        say(f"{counts.reused:,} requests got the answer of an identical one")
     say(f"answers: {job.output_path}")
     if failed:
         say(f"errors:  {job.errors_path}")

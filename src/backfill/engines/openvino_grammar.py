@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import openvino  # type: ignore[import-untyped]
+import openvino
 import openvino_genai
 from openvino import opset13
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import openvino  # type: ignore[import-untyped]
+import openvino
 import openvino_genai
 
 from backfill.engines.openvino_context import read_context_tokens

@@ -285,6 +285,6 @@ def _calls_of(choices: Sequence[Choice] | deque[Choice]) -> Iterator[Call]:
 
 
 def shorten(error: Exception) -> str:
-    """The library's message for the client, without the places in its source, which stand on lines of their own or before it."""
+    """The library's message for the client, without the places in its source that stand before it."""
     lines = str(error).strip().splitlines()
     return _SOURCE_PLACE.sub("", lines[-1]) if lines else type(error).__name__

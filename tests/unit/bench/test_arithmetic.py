@@ -94,22 +94,26 @@ def test_figures_are_medians_with_their_spread() -> None:
 
 def test_ratios_are_of_neighbours() -> None:
     # The machine was twice as slow in the second run: the ratio of medians would be 0.75.
-    assert divide([100.0, 50.0, 50.0], [200.0, 100.0, 50.0]) == 0.5
+    assert divide([100.0, 50.0, 50.0], [200.0, 100.0, 50.0]) == [0.5, 0.5, 1.0]
     with pytest.raises(ValueError, match="argument 2 is shorter"):
         divide([1.0, 2.0], [1.0])
 
 
 def test_a_report_begins_with_the_agreed_keys_and_knows_what_was_not_measured() -> None:
-    timings = {"null_engine_rps": [50.0, 60.0], "bare_loop_rps": [100.0, 100.0]}
+    timings = {"null_engine_rps": [50.0, 60.0, 70.0], "bare_loop_rps": [100.0, 100.0, 200.0]}
     report = make_report(timings, {"lines": 10}, ["something"])
     assert tuple(report)[: len(KEYS)] == KEYS
-    assert report["null_engine_rps"] == 55.0
-    assert report["null_engine_over_bare"] == 0.55
+    assert report["null_engine_rps"] == 60.0
+    assert report["null_engine_over_bare"] == 0.5
     assert report["lines"] == 10
     assert report["recover_s"] is None
     assert "upload_over_floor" not in report
     assert report["violations"] == ["something"]
-    assert report["spread"] == {"null_engine_rps": [50.0, 60.0], "bare_loop_rps": [100.0, 100.0]}
+    assert report["spread"] == {
+        "null_engine_rps": [50.0, 70.0],
+        "bare_loop_rps": [100.0, 200.0],
+        "null_engine_over_bare": [0.35, 0.6],
+    }
 
 
 def test_memory_and_processor_time_of_a_process_are_read() -> None:

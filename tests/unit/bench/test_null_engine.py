@@ -27,7 +27,7 @@ def shared_engine() -> Iterator[NullEngine]:
 
 @pytest.fixture
 def engine(shared_engine: NullEngine) -> NullEngine:
-    shared_engine.behave(delay_ms=0, faults={}, fault_all=None, hold=False, echo=False)
+    shared_engine.behave(delay_ms=0, places=0, faults={}, fault_all=None, hold=False, echo=False)
     return shared_engine
 
 
@@ -233,6 +233,44 @@ def test_a_delay_keeps_requests_in_flight(engine: NullEngine, client: HTTPConnec
     ask(client, "slow")
     (_, _, received_ns), (_, _, answered_ns) = [entry for entry in engine.log() if entry[1] == "slow"]
     assert answered_ns - received_ns >= 29_000_000
+
+
+def test_what_has_no_place_waits_for_one_in_the_order_it_came(engine: NullEngine) -> None:
+    engine.behave(places=2, faults={"place-1": ["hang"], "place-2": ["hang"]})
+    received = engine.stats()["received"]
+    sockets: list[socket.socket] = []
+    for number in range(1, 6):
+        sockets.append(socket.create_connection(("127.0.0.1", engine.port), timeout=10))
+        sockets[-1].sendall(write_request(f"place-{number}"))
+        engine.wait_for(lambda stats: stats["received"] - received >= len(sockets))
+    assert [marker for marker in engine.markers("answered") if marker.startswith("place-")] == []
+    # One whose client goes while it waits takes no place; one that goes while it is served gives its own back.
+    sockets[3].close()
+    engine.wait_for(lambda stats: stats["in_flight"] == 4)
+    sockets[0].close()
+    read_responses(sockets[2], 1)
+    read_responses(sockets[4], 1)
+    answered = [marker for marker in engine.markers("answered") if marker.startswith("place-")]
+    assert answered == ["place-3", "place-5"]
+    sockets[1].close()
+    engine.wait_for(lambda stats: stats["in_flight"] == 0)
+    for connection in (sockets[2], sockets[4]):
+        connection.close()
+
+
+def test_more_places_let_those_in_that_wait(engine: NullEngine) -> None:
+    engine.behave(places=1, faults={"kept": ["hang"]})
+    with (
+        socket.create_connection(("127.0.0.1", engine.port), timeout=10) as kept,
+        socket.create_connection(("127.0.0.1", engine.port), timeout=10) as waiting,
+    ):
+        kept.sendall(write_request("kept"))
+        engine.wait_for(lambda stats: stats["in_flight"] == 1)
+        waiting.sendall(write_request("waiting"))
+        engine.wait_for(lambda stats: stats["in_flight"] == 2)
+        engine.behave(places=0)
+        read_responses(waiting, 1)
+    engine.wait_for(lambda stats: stats["in_flight"] == 0)
 
 
 @pytest.mark.parametrize("path", [CHAT, "/v1/completions", "/v1/embeddings"])

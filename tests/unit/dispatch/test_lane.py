@@ -123,7 +123,7 @@ def test_lines_without_a_prefix_are_shared() -> None:
 
 
 def test_a_group_that_waits_for_its_leader_makes_room_and_comes_back() -> None:
-    groups = [group_of([0, 1, 2], 1), group_of([10, 11], 2), group_of([20])]
+    groups = [group_of([0, 1, 2], 1, answer_tokens=99), group_of([10, 11], 2), group_of([20])]
     desk = Desk(groups, "a", habit=CacheHabit.PREFIX_LEADER)
     first, second = desk.take("a"), desk.take("a")
     assert first is not None
