@@ -36,6 +36,10 @@ class RejectionBrake:
     _first_reply_s: float | None = None
     _last_reply_s: float = -math.inf
     _cut_at_s: float = -math.inf
+    _peak: float = 0.0
+    """The most that was carried over any whole minute of late."""
+    _peak_before: float = 0.0
+    _peak_since_s: float = -math.inf
 
     def note_reply(self, now_s: float, duration_s: float) -> None:
         """Something was taken and answered."""
@@ -64,6 +68,7 @@ class RejectionBrake:
 
     def choose(self, now_s: float, limit: int, *, starting: bool) -> int:
         """The limit from now on; to be called at each tick. `starting`: it was reached in large steps."""
+        self._note_peak(now_s)
         while self._rejections and self._rejections[0] <= now_s - _WINDOW_S:
             self._rejections.popleft()
         if len(self._rejections) < _LEAST_REJECTIONS:
@@ -78,4 +83,13 @@ class RejectionBrake:
     def reopen(self, now_s: float) -> int:
         """The limit after an answer that ended a closed time: what spreads the requests over the next window."""
         self.closed = False
-        return max(1, math.ceil(_REOPENED_SHARE * self.mean_carried(now_s)))
+        # The first answer may come more than a minute after the last window's, when the mean has forgotten them.
+        carried = max(self.mean_carried(now_s), self._peak, self._peak_before)
+        return max(1, math.ceil(_REOPENED_SHARE * carried))
+
+    def _note_peak(self, now_s: float) -> None:
+        if self._first_reply_s is None or now_s - self._first_reply_s < _SPAN_S:
+            return
+        if now_s - self._peak_since_s >= _SPAN_S:
+            self._peak_before, self._peak, self._peak_since_s = self._peak, 0.0, now_s
+        self._peak = max(self._peak, self.mean_carried(now_s))

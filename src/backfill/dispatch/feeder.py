@@ -1,6 +1,7 @@
 """Keeps one replica as full as pays, with lines of whichever batches have some for it."""
 
 import asyncio
+import math
 import random
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from backfill.dispatch.prefix_gate import Passage, PrefixGate
 from backfill.dispatch.residency import Residency
 from backfill.dispatch.retry import choose_delay_s, render_loss
 from backfill.engines import Answered, Lost, LostReason, Refused, Replica, Reply
-from backfill.errors import EngineUnavailable
+from backfill.errors import EngineUnavailable, StoreUnavailable
 from backfill.status import ReplicaState, ReplicaStatus
 
 __all__ = ["Feeder"]
@@ -53,6 +54,9 @@ class Feeder:
         self._breaker = Breaker(policy, dice)
         self._workers = 0
         self._room = 0
+        self._crowd = 0
+        self._crowded_until_s = -math.inf
+        self._replied_at_s = -math.inf
         self._is_held_back = False
         self._group: asyncio.TaskGroup | None = None
         limits = replica.limits
@@ -198,7 +202,10 @@ class Feeder:
             return 0
         if self._residency is not None and not self._residency.may_send(self):
             return 0
-        return 1 if self._breaker.is_probing else self._controller.limit
+        if self._breaker.is_probing:
+            return 1
+        is_crowded = asyncio.get_running_loop().time() < self._crowded_until_s
+        return min(self._controller.limit, self._crowd) if is_crowded else self._controller.limit
 
     def _fill(self) -> None:
         assert self._group is not None  # noqa: S101 - only `run` calls this
@@ -268,6 +275,9 @@ class Feeder:
             self._settle(lane, job.line, reply, started_s, loop.time())
             if not isinstance(reply, Lost) and job.line in turn.twins:
                 self.observer.tally.reused += await turn.answer_twins(lane, job.line, reply)
+        except StoreUnavailable as error:
+            # The input cannot be read now: that ends the turn, which is tried again, and nobody else's work.
+            turn.fail(error)
         except asyncio.CancelledError:
             # The batch was stopped while the worker goes on; a worker that is ended itself finds its lane open.
             if lane.is_open:
@@ -297,6 +307,7 @@ class Feeder:
 
     def _note_reply(self, usage: Usage, started_s: float, now_s: float) -> None:
         duration_s = now_s - started_s
+        self._replied_at_s = now_s
         self._breaker.note_reply(started_s)
         self.observer.tally.add(usage, duration_s)
         limit = self._controller.limit
@@ -312,19 +323,14 @@ class Feeder:
             self._breaker.note_outage(now_s, started_s)
             self._note_trouble(lost.message)
             return
-        if lost.reason is LostReason.RATE_LIMITED:
-            tally.rate_limited += 1
-            self._controller.note_rejection(now_s)
-            self._breaker.note_rate_limit(now_s, started_s, lost.retry_after_s)
-            if turn.note_rejection(line, tally.answered) < _REJECTIONS_MAX:
-                # Nor does this: nothing was computed, and the same line is let in at another moment. Others go first
-                # after the pause, or a line that is too much would be every probe.
-                pause_s = max(0.0, self._breaker.pause_left_s(now_s))
-                lane.put_back_later(line, pause_s + _TICK_S + self._dice.uniform(0.0, self._policy.backoff_s))
-                return
+        if self._is_rejection(lost, started_s, now_s) and turn.note_rejection(line, tally.answered) < _REJECTIONS_MAX:
+            # Nor does this: nothing was computed, and the same line is let in at another moment. Others go first
+            # after the pause, or a line that is too much would be every probe.
+            asked_s = min(lost.retry_after_s or 0.0, self._policy.retry_after_max_s)
+            pause_s = max(asked_s, self._breaker.pause_left_s(now_s))
+            lane.put_back_later(line, pause_s + _TICK_S + self._dice.uniform(0.0, self._policy.backoff_s))
+            return
         tally.lost += 1
-        if lost.status == 503:
-            self._controller.note_rejection(now_s)
         self._breaker.note_loss(now_s, started_s, has_alternative=bool(self._others.get(lane)))
         tries = turn.tries.get(line, 0) + 1
         if tries >= self._policy.tries or lost.reason is LostReason.RATE_LIMITED:
@@ -335,6 +341,23 @@ class Feeder:
             return
         turn.tries[line] = tries
         lane.put_back_later(line, choose_delay_s(self._policy, lost, tries, self._dice))
+
+    def _is_rejection(self, lost: Lost, started_s: float, now_s: float) -> bool:
+        """Whether the replica is well and only has too much to do: it says 429, or 503 while it answers others."""
+        tally = self.observer.tally
+        if lost.reason is LostReason.RATE_LIMITED:
+            self._controller.note_rejection(now_s)
+            self._breaker.note_rate_limit(now_s, started_s, lost.retry_after_s)
+        elif lost.status == 503:
+            self._controller.note_rejection(now_s)
+            if now_s - self._replied_at_s > max(_TICK_S, tally.duration_s):
+                return False
+            # Its queue is full: until the next tick no more than it holds, or each worker would be turned away again.
+            self._crowd, self._crowded_until_s = max(1, self.in_flight - 1), now_s + _TICK_S
+        else:
+            return False
+        tally.rate_limited += 1
+        return True
 
 
 def _leave(passage: Passage | None, reply: Reply | None) -> None:

@@ -103,13 +103,16 @@ class BlobReader:
             raise _unavailable("read", path, error) from error
 
     def read(self, offset: int, length: int) -> bytes:
-        """Up to `length` bytes from `offset`; fewer only at the end."""
-        data = os.pread(self._descriptor, length, offset)
-        while data and len(data) < length:
-            more = os.pread(self._descriptor, length - len(data), offset + len(data))
-            if not more:
-                break
-            data += more
+        """Up to `length` bytes from `offset`; fewer only at the end. Raises StoreUnavailable if the disk fails."""
+        try:
+            data = os.pread(self._descriptor, length, offset)
+            while data and len(data) < length:
+                more = os.pread(self._descriptor, length - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            raise _unavailable("read", self._path, error) from error
         return data
 
     def read_on(self, offset: int, length: int) -> bytes:

@@ -1,7 +1,9 @@
 """Dispatch and delivery against a real engine process: what is tried again, what is reported, what is kept."""
 
 import asyncio
+import errno
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from backfill.app import Rooms
 from backfill.batch import Batch, State
+from backfill.dispatch import dispatcher
 from bench.engine_process import NullEngine
 from tests.support.lines import marker_of, request_line, request_lines
 from tests.support.rooms import OWNER, create_batch, open_house, read_results, wait_for_batch, wait_until
@@ -237,3 +240,23 @@ async def test_two_engines_share_one_batch(tmp_path: Path) -> None:
             counts = received(first) + received(second)
             assert set(counts.values()) == {1}
             assert min(sum(received(each).values()) for each in (first, second)) > 20
+
+
+async def test_an_input_that_cannot_be_read_for_a_moment_costs_nothing(
+    engine: NullEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "_PAUSE_AFTER_FAILURE_S", 0.01)
+    failures = iter(range(1, 4))
+    pread = os.pread
+
+    def fail_first(descriptor: int, length: int, offset: int) -> bytes:
+        if offset > 0 and Path(f"/proc/self/fd/{descriptor}").readlink().name == "content" and next(failures, None):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(descriptor, length, offset)
+
+    async with open_house(tmp_path, engine.url) as rooms:
+        monkeypatch.setattr(os, "pread", fail_first)
+        batch = await wait_for_batch(rooms, (await create_batch(rooms, request_lines(40))).id)
+        assert next(failures, None) is None, "no read failed"
+        assert (batch.state, batch.counts.answered) == (State.COMPLETED, 40)
+        assert set(received(engine).values()) == {1}
