@@ -50,7 +50,9 @@ def _parse_options() -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=int, help="runs of each measurement; without it, as many as suit each")
     parser.add_argument("--concurrency", type=int, default=64, help="requests in flight at most")
-    parser.add_argument("--only", choices=_PARTS, help="measure only this; the other figures are null")
+    parser.add_argument(
+        "--only", action="append", choices=_PARTS, help="measure only this, or these if given again; the rest is null"
+    )
     options = parser.parse_args()
     if min(options.lines, options.concurrency, options.repeats or 1) < 1:
         parser.error("--lines, --repeats and --concurrency must be 1 or more")
@@ -77,7 +79,7 @@ def main() -> int:
         input_path = write_input_file(Path(folder) / "input.jsonl", options.lines)
         setting = Setting(Path(folder), input_path, options.lines, options.concurrency, options.repeats)
         for name, measure in _PARTS.items():
-            if options.only in (None, name):
+            if options.only is None or name in options.only:
                 measure(setting, findings)
     findings.facts["seconds_in_all"] = round(time.monotonic() - started, 1)
     for violation in findings.violations:

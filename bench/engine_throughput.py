@@ -18,7 +18,8 @@ _LINES = {"openvino": 128, "llamacpp": 48}
 _SWEPT = {"openvino": (1, 2, 4, 8, 16, 32), "llamacpp": (1, 2, 4, 8, 16)}
 # So many requests a worker: with fewer the end, when workers have nothing left, would weigh more than the rest.
 _SWEEP_LINES_PER_WORKER = 3
-# As many as still fill the greatest number: what is chosen on less is measured again anyway.
+# Speeds of a sweep that differ by less are tried again, because one run says no more.
+_NEAR = 0.9
 _FINALISTS = 2
 _PAIR_LINES, _PAIR_TOKENS = 64, 48
 
@@ -40,8 +41,9 @@ def measure_engines(setting: Setting, findings: Findings) -> None:
 
 
 def choose_concurrencies(speeds: dict[int, float]) -> list[int]:
-    """The numbers of workers that come into question as the best, given the speed of each in one run."""
-    return sorted(speeds, key=lambda concurrency: -speeds[concurrency])[:_FINALISTS]
+    """The numbers of workers that may be the best, the likeliest first, given the speed of each in one run."""
+    ordered = sorted(speeds, key=lambda concurrency: -speeds[concurrency])
+    return [one for one in ordered if speeds[one] >= _NEAR * speeds[ordered[0]]][:_FINALISTS]
 
 
 def _measure_engine(setting: Setting, findings: Findings, engine: str, sides: Sides) -> None:

@@ -118,6 +118,8 @@ class Climb:
     _failures: int = 0
     """Probes in a row that found nothing."""
     _mean_s: float = 0.0
+    _scales_to_ceiling: bool = False
+    """The start ended at the ceiling, with an engine that still gave more for more."""
 
     @property
     def starting(self) -> bool:
@@ -154,6 +156,7 @@ class Climb:
         """Go on from a number that another signal has set."""
         if limit != self.limit or self._step is _Step.START:
             self.limit = limit
+            self._scales_to_ceiling = False
             self._known.clear()
             self._hold(now_s, limit)
 
@@ -174,12 +177,17 @@ class Climb:
         # A round is short: where length and duration of answers are unrelated, only the answers themselves count.
         slowdown = max((now / then for now, then in zip(rates, self._rates, strict=False) if then > 0), default=1.0)
         growth = self.limit / before if before else 1.0
-        if self.limit < self.ceiling and growth * slowdown - 1 >= _LINEAR_SHARE * (growth - 1):
+        scales = growth * slowdown - 1 >= _LINEAR_SHARE * (growth - 1)
+        if self.limit < self.ceiling and scales:
             self._base, self._rates = self.limit, rates
             self.limit = min(self.ceiling, self.limit * _FIRST_FACTOR)
             self._now = _Measurement(now_s)
-        else:
-            self._hold(now_s, self.limit if not before or growth * slowdown > _WORTH_KEEPING else before)
+            return
+        if before and scales and self.limit == self.ceiling:
+            # All that is allowed pays: a probe downwards would only cost, so none is made soon.
+            self._factor, self._failures, self._rest_s = _FINE_FACTOR, 2, _LONGEST_REST_S
+            self._scales_to_ceiling = True
+        self._hold(now_s, self.limit if not before or growth * slowdown > _WORTH_KEEPING else before)
 
     def _judge(self, now_s: float, work: float, error: float) -> None:
         match self._step:
@@ -220,7 +228,8 @@ class Climb:
     def _judge_held(self, now_s: float, work: float) -> None:
         before = self._known.get(self.limit)
         self._known = {self.limit: work}
-        if before is None or abs(work / before - 1) > _CHANGED:
+        is_first = before is None and not self._scales_to_ceiling
+        if is_first or (before is not None and abs(work / before - 1) > _CHANGED):
             # Nothing is known yet, or no longer: find out at once. Less work than before means a queue, so go down.
             self._factor, self._failures, self._rest_s = _FACTOR, 0, _REST_S
             self.settled = False

@@ -326,6 +326,7 @@ class Feeder:
         if self._is_rejection(lost, started_s, now_s) and turn.note_rejection(line, tally.answered) < _REJECTIONS_MAX:
             # Nor does this: nothing was computed, and the same line is let in at another moment. Others go first
             # after the pause, or a line that is too much would be every probe.
+            tally.lost += lost.reason is not LostReason.RATE_LIMITED
             asked_s = min(lost.retry_after_s or 0.0, self._policy.retry_after_max_s)
             pause_s = max(asked_s, self._breaker.pause_left_s(now_s))
             lane.put_back_later(line, pause_s + _TICK_S + self._dice.uniform(0.0, self._policy.backoff_s))
@@ -346,6 +347,7 @@ class Feeder:
         """Whether the replica is well and only has too much to do: it says 429, or 503 while it answers others."""
         tally = self.observer.tally
         if lost.reason is LostReason.RATE_LIMITED:
+            tally.rate_limited += 1
             self._controller.note_rejection(now_s)
             self._breaker.note_rate_limit(now_s, started_s, lost.retry_after_s)
         elif lost.status == 503:
@@ -356,7 +358,6 @@ class Feeder:
             self._crowd, self._crowded_until_s = max(1, self.in_flight - 1), now_s + _TICK_S
         else:
             return False
-        tally.rate_limited += 1
         return True
 
 

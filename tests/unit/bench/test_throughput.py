@@ -41,6 +41,7 @@ def test_an_engine_that_is_never_full_is_told() -> None:
 
 def test_the_best_of_a_sweep_are_tried_again() -> None:
     assert choose_concurrencies({1: 100.0, 8: 300.0, 16: 310.0, 32: 290.0}) == [16, 8]
+    assert choose_concurrencies({1: 100.0, 8: 200.0, 16: 310.0}) == [16]
 
 
 def test_an_engine_is_configured_with_the_places_that_the_loop_knows() -> None:

@@ -8,6 +8,7 @@ import pytest
 from starlette.types import Message
 from structlog.testing import capture_logs
 
+from backfill.errors import StoreUnavailable
 from backfill.store import content_key
 from backfill.web.api.content import BlobResponse
 from tests.unit.web.asgi import call
@@ -201,5 +202,5 @@ async def test_a_download_that_is_broken_off_gives_its_file_back(api: Api) -> No
     response = BlobResponse(reader, 0, 1_000_000, status_code=200, headers={})
     with pytest.raises(ConnectionResetError):
         await response({"type": "http", "method": "GET"}, receive, send)
-    with pytest.raises(OSError, match="descriptor"):
+    with pytest.raises(StoreUnavailable, match="descriptor"):
         reader.read(0, 1)
