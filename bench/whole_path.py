@@ -13,7 +13,7 @@ from bench.server_process import BackfillServer, name_null_engine
 
 __all__ = ["POLL_S", "WholePath", "check_results", "measure_whole_path", "upload"]
 
-POLL_S = 0.1
+POLL_S = 0.03
 _UPLOAD_TIMEOUT_S = 180
 # Long enough for the server's start to be over, so that its memory is at rest.
 _REST_S = 1.0

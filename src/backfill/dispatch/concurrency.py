@@ -39,13 +39,14 @@ class ConcurrencyController:
 
     def note_reply(self, now_s: float, duration_s: float, completion_tokens: int) -> None:
         """An answer (or a refusal, with 0 tokens) came `duration_s` seconds after its request was sent."""
-        self._brake.note_reply(now_s, duration_s)
-        if self._brake.closed:
-            self._take(self._brake.reopen(now_s), now_s)
-        elif not self._has_gauges and not self._is_calming(now_s):
+        brake = self._brake
+        brake.note_reply(now_s, duration_s)
+        if brake.closed:
+            self._take(brake.reopen(now_s), now_s)
+            self._set_limit()
+        elif not self._has_gauges and now_s - brake.last_rejection_s >= _CALM_S:
             self._climb.note_reply(now_s, duration_s, completion_tokens)
-            self._found = self._climb.limit
-        self._set_limit()
+            self.limit = self._found = self._climb.limit
 
     def note_rejection(self, now_s: float) -> None:
         """The engine answered 429 or 503: it has too much to do."""

@@ -19,6 +19,13 @@ _REOPENED_SHARE = 1.25
 
 
 @dataclass(slots=True)
+class _Second:
+    begins_s: int
+    duration_s: float
+    """Of the answers that came in it."""
+
+
+@dataclass(slots=True)
 class RejectionBrake:
     """Fewer in flight while rejections come, but never fewer than were carried all the while; one while only they come.
 
@@ -31,8 +38,8 @@ class RejectionBrake:
     closed: bool = False
     """Nothing but rejections came for a second."""
     _rejections: deque[float] = field(default_factory=deque)
-    _carried: deque[tuple[int, float]] = field(default_factory=deque)
-    """The second, and the durations of the answers that came in it."""
+    _carried: deque["_Second"] = field(default_factory=deque)
+    _second_ends_s: float = -math.inf
     _first_reply_s: float | None = None
     _last_reply_s: float = -math.inf
     _cut_at_s: float = -math.inf
@@ -43,16 +50,17 @@ class RejectionBrake:
 
     def note_reply(self, now_s: float, duration_s: float) -> None:
         """Something was taken and answered."""
-        second = math.floor(now_s)
+        self._last_reply_s = now_s
+        if now_s < self._second_ends_s:
+            self._carried[-1].duration_s += duration_s
+            return
         if self._first_reply_s is None:
             self._first_reply_s = now_s - duration_s
-        if self._carried and self._carried[-1][0] == second:
-            self._carried[-1] = (second, self._carried[-1][1] + duration_s)
-        else:
-            self._carried.append((second, duration_s))
-            while self._carried[0][0] <= second - _SPAN_S:
-                self._carried.popleft()
-        self._last_reply_s = now_s
+        second = math.floor(now_s)
+        self._second_ends_s = second + 1.0
+        self._carried.append(_Second(second, duration_s))
+        while self._carried[0].begins_s <= second - _SPAN_S:
+            self._carried.popleft()
 
     def note_rejection(self, now_s: float) -> None:
         """A request was answered 429 or 503."""
@@ -63,7 +71,7 @@ class RejectionBrake:
         """Requests in flight on average over the last minute, those that were answered in the end."""
         if self._first_reply_s is None:
             return 0.0
-        duration_s = sum(carried_s for second, carried_s in self._carried if second > now_s - _SPAN_S)
+        duration_s = sum(one.duration_s for one in self._carried if one.begins_s > now_s - _SPAN_S)
         return duration_s / min(float(_SPAN_S), max(_WINDOW_S, now_s - self._first_reply_s))
 
     def choose(self, now_s: float, limit: int, *, starting: bool) -> int:

@@ -58,6 +58,7 @@ class Feeder:
         self._crowded_until_s = -math.inf
         self._replied_at_s = -math.inf
         self._is_held_back = False
+        self._loop = asyncio.get_running_loop()
         self._group: asyncio.TaskGroup | None = None
         limits = replica.limits
         self._gate = PrefixGate(replica.cache_habit, limits.lines_per_prefix, self._release)
@@ -80,13 +81,13 @@ class Feeder:
     @property
     def is_well(self) -> bool:
         """Whether lines may be left to this replica."""
-        is_paused = self._breaker.pause_left_s(asyncio.get_running_loop().time()) > 0
+        is_paused = self._breaker.pause_left_s(self._loop.time()) > 0
         return self.replica.address is not None and not self._breaker.is_probing and not is_paused
 
     @property
     def status(self) -> ReplicaStatus:
         """How the replica is, for those who watch."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._loop.time()
         if self.trouble == "starting":
             state = ReplicaState.STARTING
         elif self._breaker.pause_left_s(now_s) > 0:
@@ -116,12 +117,11 @@ class Feeder:
 
     async def run(self) -> None:
         """Feed until cancelled."""
-        loop = asyncio.get_running_loop()
         async with asyncio.TaskGroup() as self._group:
-            ticked_at_s = loop.time()
+            ticked_at_s = self._loop.time()
             while True:
-                if loop.time() - ticked_at_s >= _TICK_S:
-                    ticked_at_s = loop.time()
+                if self._loop.time() - ticked_at_s >= _TICK_S:
+                    ticked_at_s = self._loop.time()
                     self._tick(ticked_at_s)
                 if any(lane.unsent for lane in self._lanes) and await self._make_ready():
                     self._fill()
@@ -149,10 +149,10 @@ class Feeder:
 
     async def _make_ready(self) -> bool:
         """Whether lines may be sent now; starts the replica if need be."""
-        pause_s = self._breaker.pause_left_s(asyncio.get_running_loop().time())
+        pause_s = self._breaker.pause_left_s(self._loop.time())
         if pause_s > 0:
             if pause_s < _TICK_S:
-                asyncio.get_running_loop().call_later(pause_s, self._wake.set)
+                self._loop.call_later(pause_s, self._wake.set)
             return False
         if self._residency is not None and not await self._residency.claim(self):
             return False
@@ -162,11 +162,10 @@ class Feeder:
 
     async def _start_replica(self) -> None:
         self.trouble = self.trouble or "starting"
-        loop = asyncio.get_running_loop()
         try:
             await self.replica.start()
         except EngineUnavailable as error:
-            self._breaker.note_outage(loop.time(), loop.time())
+            self._breaker.note_outage(self._loop.time(), self._loop.time())
             self._note_trouble(error.message)
             if self._residency is not None:
                 await self._residency.give_up(self)
@@ -198,13 +197,13 @@ class Feeder:
 
     def _allowed(self) -> int:
         """How many workers there may be now. Kept in `_room`, because it is asked for after each reply."""
-        if self.replica.address is None or self._breaker.pause_left_s(asyncio.get_running_loop().time()) > 0:
+        if self.replica.address is None or self._breaker.pause_left_s(self._loop.time()) > 0:
             return 0
         if self._residency is not None and not self._residency.may_send(self):
             return 0
         if self._breaker.is_probing:
             return 1
-        is_crowded = asyncio.get_running_loop().time() < self._crowded_until_s
+        is_crowded = self._loop.time() < self._crowded_until_s
         return min(self._controller.limit, self._crowd) if is_crowded else self._controller.limit
 
     def _fill(self) -> None:
@@ -220,6 +219,8 @@ class Feeder:
         self._is_held_back = any(lane.unsent for lane in self._lanes)
 
     async def _work(self, lane: Lane[OpenTurn], job: Job) -> None:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - a coroutine runs in a task
         try:
             if not lane.is_open:
                 # It was closed between the taking and this: the turn's files may be closed too.
@@ -227,7 +228,7 @@ class Feeder:
                 _leave(job.passage, None)
                 return
             while True:
-                await self._send(lane, job)
+                await self._send(lane, job, task)
                 taken = self._take() if self._workers <= self._room else None
                 if taken is None:
                     return
@@ -257,22 +258,19 @@ class Feeder:
         wait_s = lane.unsent / requests_per_s + max(tally.duration_s for tally in others)
         return wait_s < self.observer.tally.duration_s
 
-    async def _send(self, lane: Lane[OpenTurn], job: Job) -> None:
+    async def _send(self, lane: Lane[OpenTurn], job: Job, task: "asyncio.Task[None]") -> None:
         turn, replica = lane.turn, self.replica
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - a coroutine runs in a task
-        loop = asyncio.get_running_loop()
         passage = job.passage
         reply: Reply | None = None
         turn.depart(task)
         try:
-            started_s = loop.time()
+            started_s = self._loop.time()
             body = lane.body_for(replica, turn.read_body(job.line))
             if passage is None:
                 reply = await replica.send(turn.endpoint, body)
             else:
                 reply = await replica.send(turn.endpoint, body, passage.note_first_token)
-            self._settle(lane, job.line, reply, started_s, loop.time())
+            self._settle(lane, job.line, reply, started_s, self._loop.time())
             if not isinstance(reply, Lost) and job.line in turn.twins:
                 self.observer.tally.reused += await turn.answer_twins(lane, job.line, reply)
         except StoreUnavailable as error:
@@ -310,9 +308,10 @@ class Feeder:
         self._replied_at_s = now_s
         self._breaker.note_reply(started_s)
         self.observer.tally.add(usage, duration_s)
-        limit = self._controller.limit
-        self._controller.note_reply(now_s, duration_s, usage.completion_tokens)
-        if self._controller.limit > limit:
+        controller = self._controller
+        limit = controller.limit
+        controller.note_reply(now_s, duration_s, usage.completion_tokens)
+        if controller.limit > limit:
             self._wake.set()
 
     def _try_again(self, lane: Lane[OpenTurn], line: int, lost: Lost, started_s: float, now_s: float) -> None:

@@ -125,6 +125,13 @@ class Lane(Generic[_Turn]):
             self.unsent -= 1
             return Job(self._returned.popleft(), None)
         share = self._shares[replica]
+        if self._free is not None and not share.ready:
+            # Lines that share no beginning with others, as in most files: nothing to ask.
+            self.unsent -= 1
+            line = self._free.pop()
+            if not self._free.left:
+                self._free = None
+            return Job(line, None)
         while (group := self._choose(share, gate)) is not None:
             if group.prefix:
                 blocker = gate.find_blocker(group.prefix)

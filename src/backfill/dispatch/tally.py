@@ -30,9 +30,10 @@ class Tally:
     def add(self, usage: Usage, duration_s: float) -> None:
         """Count a reply."""
         self.answered += 1
-        self.prompt_tokens += usage.prompt_tokens
-        self.completion_tokens += usage.completion_tokens
-        self.cached_tokens += usage.cached_tokens
+        prompt_tokens, completion_tokens, cached_tokens = usage
+        self.prompt_tokens += prompt_tokens
+        self.completion_tokens += completion_tokens
+        self.cached_tokens += cached_tokens
         weight = _WEIGHT_OF_LAST if self.duration_s else 1.0
         self.duration_s += (duration_s - self.duration_s) * weight
 

@@ -3,13 +3,14 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
+
 from backfill.batch import Usage
 
 __all__ = ["Answered", "Lost", "LostReason", "Refused", "Reply"]
 
 
-@dataclass(frozen=True, slots=True)
-class Answered:
+class Answered(msgspec.Struct, frozen=True):
     """A 2xx with a JSON object. `body` is the engine's own bytes, on one line."""
 
     status: int

@@ -96,15 +96,15 @@ class Fold:
             segment.close()
 
     def _take(self, record: StoredRecord, segment: int) -> None:
-        line = record.line
+        line, outcome = record.line, record.outcome
         if line >= self._lines or self.outcomes[line]:
             return
-        self.outcomes[line] = record.outcome
+        self.outcomes[line] = outcome
         self._statuses[line] = record.status
         self._segment_of[line] = segment
         self._body_offsets[line] = record.body_offset
         self._body_lengths[line] = record.body_length
-        if record.outcome is Outcome.ANSWERED:
+        if outcome is Outcome.ANSWERED:
             self._answered += 1
         else:
             self._failed += 1
@@ -112,5 +112,6 @@ class Fold:
         if record.reused:
             self._reused += 1
             tokens = self._reused_tokens
-        for position, count in enumerate(record.usage):
-            tokens[position] += count
+        tokens[0] += record.prompt_tokens
+        tokens[1] += record.completion_tokens
+        tokens[2] += record.cached_tokens

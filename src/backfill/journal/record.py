@@ -11,8 +11,8 @@ Numbers are little-endian. `body` is what the engine answered, byte for byte.
 
 import struct
 import zlib
-from collections.abc import Iterator
-from typing import NamedTuple
+
+import msgspec
 
 from backfill.batch import Outcome, Usage
 from backfill.errors import StoreCorrupt
@@ -31,7 +31,7 @@ _REUSED = 0x80
 _OUTCOMES = {int(outcome): outcome for outcome in Outcome}
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True):
     """The final outcome of one line."""
 
     line: int
@@ -48,13 +48,15 @@ class Record(NamedTuple):
     """The outcome is that of an identical line; `usage` is then what it would have cost."""
 
 
-class StoredRecord(NamedTuple):
+class StoredRecord(msgspec.Struct, frozen=True, gc=False):
     """A record as it lies in a segment: all but its body, and where that is."""
 
     line: int
     outcome: Outcome
     status: int
-    usage: Usage
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int
     body_offset: int
     body_length: int
     reused: bool
@@ -78,42 +80,45 @@ def decode_header(data: bytes, batch_id: str) -> int:
 
 def encode_record(record: Record) -> bytes:
     """The bytes of one record."""
-    prompt_tokens, completion_tokens, cached_tokens = record.usage
-    fields = _FIELDS.pack(
-        record.line,
-        record.outcome | _REUSED if record.reused else record.outcome,
-        min(record.tries, 255),
-        record.status,
-        min(prompt_tokens, _MOST_U32),
-        min(completion_tokens, _MOST_U32),
-        min(cached_tokens, _MOST_U32),
-        record.finished_at_ms,
-        min(record.duration_ms, _MOST_U32),
-    )
+    outcome = record.outcome | _REUSED if record.reused else record.outcome
+    numbers = (*record.usage, record.finished_at_ms, record.duration_ms)
+    try:
+        fields = _FIELDS.pack(record.line, outcome, record.tries, record.status, *numbers)
+    except struct.error:
+        tokens = (min(count, _MOST_U32) for count in record.usage)
+        fields = _FIELDS.pack(
+            record.line,
+            outcome,
+            min(record.tries, 255),
+            record.status,
+            *tokens,
+            record.finished_at_ms,
+            min(record.duration_ms, _MOST_U32),
+        )
     checksum = zlib.crc32(record.body, zlib.crc32(fields))
     return b"".join((_FRAME.pack(len(fields) + len(record.body), checksum), fields, record.body))
 
 
-def scan_records(data: bytes, start: int) -> Iterator[tuple[StoredRecord, int]]:
-    """The whole, sound records in `data`, each with the position behind it.
+def scan_records(data: bytes, start: int) -> list[StoredRecord]:
+    """The whole, sound records in `data`, which lies at `start` in its segment; a record ends where its body ends.
 
-    `start` is where `data` lies in its segment. Stops without a word at the first record that is cut off or whose
-    checksum fails: the caller sees how far it came.
+    Stops without a word at the first record that is cut off or whose checksum fails: the caller sees how far it came.
     """
+    records = []
     position, end = 0, len(data)
+    view = memoryview(data)
     while position + _FRAME.size <= end:
         length, checksum = _FRAME.unpack_from(data, position)
         fields_at = position + _FRAME.size
-        behind = fields_at + length
-        if length < _FIELDS.size or behind > end or zlib.crc32(data[fields_at:behind]) != checksum:
-            return
+        position = fields_at + length
+        if length < _FIELDS.size or position > end or zlib.crc32(view[fields_at:position]) != checksum:
+            break
         line, outcome, _, status, prompt, completion, cached, _, _ = _FIELDS.unpack_from(data, fields_at)
-        body_at = fields_at + _FIELDS.size
-        usage = Usage(prompt, completion, cached)
         kind = _OUTCOMES[outcome & ~_REUSED]
+        body_at, body_length = start + fields_at + _FIELDS.size, length - _FIELDS.size
         reused = outcome >= _REUSED
-        yield StoredRecord(line, kind, status, usage, start + body_at, behind - body_at, reused), behind
-        position = behind
+        records.append(StoredRecord(line, kind, status, prompt, completion, cached, body_at, body_length, reused))
+    return records
 
 
 def needed_bytes(data: bytes) -> int:

@@ -41,7 +41,7 @@ class SegmentReader:
 
     def read_body(self, offset: int, length: int) -> bytes:
         """The body of a record."""
-        return self._blob.read(offset, length)
+        return self._blob.read_on(offset, length)
 
     def close(self) -> None:
         """Give the descriptor back; safe to call twice."""
@@ -54,11 +54,12 @@ class SegmentReader:
             longer = needed_bytes(data)
             if longer > len(data):
                 data = self._blob.read(start, min(longer, end - start))
-            for record, behind in scan_records(data, start):
-                self._position = start + behind
-                yield record
-            if self._position == start:
+            records = scan_records(data, start)
+            if not records:
                 return
+            for record in records:
+                self._position = record.body_offset + record.body_length
+                yield record
 
     def _pass_header(self, size: int) -> bool:
         if size < HEADER_BYTES:

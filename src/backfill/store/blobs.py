@@ -22,8 +22,14 @@ __all__ = ["AppendFile", "BlobReader", "BlobWriter", "FolderLock", "LocalBlobs"]
 
 _TEMPORARY_SUFFIX = ".partial"
 _WRITE_BACK_BYTES = 1 << 23
-# What a caller that goes forward is given to go on with.
-_AHEAD_BYTES = 1 << 17
+# What a caller of `read_on` is given to go on with, and how much of it lies before what was asked for: answers stand in
+# a journal nearly in the order of their lines.
+_WINDOW_BYTES = 1 << 18
+_BEHIND_BYTES = 1 << 16
+# A window costs as much as some ten reads: the next is loaded at once only if the last one answered so many, else after
+# so many reads.
+_WORTHWHILE_HITS = 16
+_READS_BETWEEN = 64
 
 
 class BlobWriter:
@@ -91,9 +97,10 @@ class BlobReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._ahead = b""
-        self._ahead_offset = 0
-        self._last_end = 0
+        self._window = b""
+        self._window_offset = 0
+        self._hits = 0
+        self._reads = _READS_BETWEEN
         try:
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -116,21 +123,22 @@ class BlobReader:
         return data
 
     def read_on(self, offset: int, length: int) -> bytes:
-        """The same of a sealed blob, for a caller that mostly goes forward: then most calls are answered from memory.
+        """The same of bytes that change no more, for a caller that mostly goes forward: most calls need no disk.
 
-        More than is asked for is read only for a call that goes on a little behind the last one: to a caller that
-        jumps, as one does that follows prefixes, it would be of no use.
+        A caller that jumps, as one does that follows prefixes, is answered read by read.
         """
-        start = offset - self._ahead_offset
-        if start < 0 or start + length > len(self._ahead):
-            goes_on = 0 <= offset - self._last_end < _AHEAD_BYTES
-            self._last_end = offset + length
-            if not goes_on:
-                return self.read(offset, length)
-            self._ahead_offset, start = offset, 0
-            self._ahead = self.read(offset, max(length, _AHEAD_BYTES))
-        self._last_end = offset + length
-        return self._ahead[start : start + length]
+        start = offset - self._window_offset
+        if start >= 0 and start + length <= len(self._window):
+            self._hits += 1
+            return self._window[start : start + length]
+        self._reads += 1
+        if self._hits < _WORTHWHILE_HITS and self._reads < _READS_BETWEEN:
+            return self.read(offset, length)
+        self._hits = self._reads = 0
+        self._window_offset = max(0, offset - _BEHIND_BYTES)
+        start = offset - self._window_offset
+        self._window = self.read(self._window_offset, max(start + length, _WINDOW_BYTES))
+        return self._window[start : start + length]
 
     def sync(self) -> None:
         """Have the disk hold what can be read now, whoever wrote it; raises StoreUnavailable if it does not."""

@@ -3,14 +3,13 @@
 Times are Unix seconds, statuses lower case, and every member is there, null where it does not apply.
 """
 
-import base64
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
 from backfill.batch import Batch, BatchProblem, Counts, File, FileStatus, Outcome, State
+from backfill.wire.names import name_batch
 from backfill.wire.reuse import render_reuse
 
 __all__ = [
@@ -190,8 +189,7 @@ def _complete_error(body: bytes) -> bytes:
 
 def _line_name(batch_id: str, line: int) -> bytes:
     """The same for the same line whenever it is rendered."""
-    digest = hashlib.sha256(f"{batch_id}/{line}".encode()).digest()
-    return base64.urlsafe_b64encode(digest[:24])
+    return name_batch(batch_id) + b"%011d" % line
 
 
 def _render_problems(problems: tuple[BatchProblem, ...]) -> dict[str, Any] | None:

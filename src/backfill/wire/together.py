@@ -3,14 +3,13 @@
 The facts stand in docs/wire.md. Extra members are tolerated by every client; missing or null ones are not.
 """
 
-import base64
-import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
 from backfill.batch import Batch, BatchProblem, Counts, File, FileStatus, Outcome, State
+from backfill.wire.names import name_batch
 from backfill.wire.reuse import render_reuse
 
 __all__ = [
@@ -139,8 +138,7 @@ def _read_error(body: bytes) -> tuple[str, str | None]:
 
 def _result_id(batch_id: str, line: int) -> bytes:
     """The same for the same line whenever it is rendered."""
-    digest = hashlib.sha256(f"{batch_id}/{line}".encode()).digest()
-    return b"br_" + base64.urlsafe_b64encode(digest).rstrip(b"=")
+    return b"br_%b%011d" % (name_batch(batch_id), line)
 
 
 def _render_time(time_ms: int) -> str:
