@@ -15,7 +15,7 @@ from bench.workloads import make_chats, write_requests
 
 __all__ = ["SLOTS", "Sides", "configure_engines", "describe_faults", "open_sides", "warm_up", "write_workload"]
 
-SLOTS = {"openvino": 32, "llamacpp": 8}
+SLOTS = {"openvino": 64, "llamacpp": 8}
 """Requests that each engine computes side by side: Backfill's defaults."""
 _WARM_UP_LINES = 16
 

@@ -15,7 +15,7 @@ _REPEATS = 3
 _ANSWER_TOKENS = (16, 32, 48, 64, 96)
 # Some 10 s a side on two cores.
 _LINES = {"openvino": 128, "llamacpp": 48}
-_SWEPT = {"openvino": (1, 2, 4, 8, 16, 32), "llamacpp": (1, 2, 4, 8, 16)}
+_SWEPT = {"openvino": (1, 4, 8, 16, 32, 64), "llamacpp": (1, 2, 4, 8, 16)}
 # So many requests a worker: with fewer the end, when workers have nothing left, would weigh more than the rest.
 _SWEEP_LINES_PER_WORKER = 3
 # Speeds of a sweep that differ by less are tried again, because one run says no more.

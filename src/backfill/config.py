@@ -160,7 +160,7 @@ class AutoEngineConfig(_Engine):
     model: str = DEFAULT_MODEL
     """A name of the catalogue (`backfill models list`), or the path of a GGUF file or of a folder in OpenVINO's IR."""
     concurrency: int = Field(0, ge=0, le=_CONCURRENCY_MAX)
-    """Requests that OpenVINO computes side by side; 0: 32."""
+    """Requests that OpenVINO computes side by side; 0: 64."""
     slots: int = Field(8, ge=1)
     """Requests that llama.cpp computes side by side."""
     context_tokens: int = Field(2048, ge=64)
@@ -179,7 +179,7 @@ class OpenVinoEngineConfig(_Engine):
     kind: Literal["openvino"] = "openvino"
     model: str = DEFAULT_MODEL
     """As for "auto"."""
-    concurrency: int = Field(32, ge=1, le=_CONCURRENCY_MAX)
+    concurrency: int = Field(64, ge=1, le=_CONCURRENCY_MAX)
     """Requests that are computed side by side."""
     context_tokens: int = Field(2048, ge=0)
     """Prompt and answer of one request together, at most; 0: as many as the model takes."""

@@ -239,7 +239,7 @@ class Feeder:
 
     def _take(self) -> tuple[Lane[OpenTurn], Job] | None:
         for lane in self._lanes:
-            if lane.unsent and not self._leaves_to_others(lane):
+            if lane.unsent and not (self._others[lane] and self._leaves_to_others(lane)):
                 job = lane.take(self.replica.name, self._gate)
                 if job is not None:
                     # Counted from here on, so that nobody takes the replica's memory before the worker begins.
@@ -249,8 +249,6 @@ class Feeder:
 
     def _leaves_to_others(self, lane: Lane[OpenTurn]) -> bool:
         """Whether the others would be through with all lines that are left before this replica is with one."""
-        if not self._others[lane]:
-            return False
         others = [feeder.observer.tally for feeder in self._others[lane] if feeder.is_well]
         requests_per_s = sum(tally.requests_per_s for tally in others)
         if requests_per_s <= 0:

@@ -3,7 +3,9 @@
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import msgspec
 
 from backfill.engines import CacheHabit, Replica, Route, rename_model
 from backfill.plan import LineGroup
@@ -25,7 +27,7 @@ _BYTES_PER_TOKEN = 4
 _PARKED_MAX = 64
 
 
-class Job(NamedTuple):
+class Job(msgspec.Struct, frozen=True):
     """A line to send now."""
 
     line: int
@@ -110,7 +112,7 @@ class Lane(Generic[_Turn]):
         self._free: _Group | None = None
         self._returned: deque[int] = deque()
         self._shares = {replica.name: _Share() for replica in route.replicas}
-        self._insert_model = insert_model
+        self._new_names = {name: new for name, new in route.names.items() if insert_model or new != route.model}
         self._wakers: list[Callable[[], None]] = []
 
     def subscribe(self, waker: Callable[[], None]) -> None:
@@ -175,9 +177,8 @@ class Lane(Generic[_Turn]):
 
     def body_for(self, replica: Replica, body: bytes) -> bytes:
         """The line's body as `replica` wants it: the line's own bytes unless the model has another name there."""
-        if self._insert_model:
-            return rename_model(body, self.route.names[replica.name])
-        return self.route.body_for(replica, body)
+        name = self._new_names.get(replica.name)
+        return body if name is None else rename_model(body, name)
 
     def _put_back_delayed(self, line: int) -> None:
         self.delayed -= 1

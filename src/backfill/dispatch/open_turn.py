@@ -53,8 +53,7 @@ class OpenTurn:
         self._remaining = sum(len(group.lines) for groups in plan.groups.values() for group in groups)
         self._remaining += sum(len(twins) for twins in plan.twins.values())
         self._in_flight: set[asyncio.Task[None]] = set()
-        self._landed = asyncio.Event()
-        self._landed.set()
+        self._landed: asyncio.Event | None = None
         if self._remaining == 0:
             self.over.set()
 
@@ -151,18 +150,20 @@ class OpenTurn:
     def depart(self, task: "asyncio.Task[None]") -> None:
         """Note that `task` is about to send a line."""
         self._in_flight.add(task)
-        self._landed.clear()
 
     def land(self, task: "asyncio.Task[None]") -> None:
         """Note that the line of `task` came back, with or without an answer."""
         self._in_flight.discard(task)
-        if not self._in_flight:
+        if self._landed is not None and not self._in_flight:
             self._landed.set()
 
     async def wind_down(self, grace_s: float) -> None:
         """Send nothing more, wait for what is in flight, and after `grace_s` seconds close its connections."""
         for lane in self.lanes:
             lane.close()
+        if not self._in_flight:
+            return
+        self._landed = asyncio.Event()
         with suppress(TimeoutError):
             async with asyncio.timeout(grace_s):
                 await self._landed.wait()

@@ -24,7 +24,7 @@ __all__ = ["AutoReplica", "make_deterministic"]
 
 # What both engines serve: the endpoints must not depend on a choice that is not made yet.
 _ENDPOINTS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
-_CONCURRENCY: Final = 32
+_CONCURRENCY: Final = 64
 _NOT_INSTALLED = "OpenVINO is not installed"
 
 log = structlog.get_logger(__name__)

@@ -45,11 +45,6 @@ class Route:
     names: Mapping[str, str]
     """Replica name -> name of the model there."""
 
-    def body_for(self, replica: Replica, body: bytes) -> bytes:
-        """The body with the name that `replica` knows the model by; the same bytes if that is the line's own."""
-        name = self.names[replica.name]
-        return body if name == self.model else rename_model(body, name)
-
 
 @dataclass(frozen=True, slots=True)
 class Member:

@@ -32,6 +32,8 @@ class SegmentWriter:
         self._group_full = asyncio.Event()
         self._synced = asyncio.Condition()
         self._failure: StoreUnavailable | None = None
+        self.is_behind = False
+        """The disk lags so far behind that appending should wait (`wait_for_room`)."""
         self._syncing: asyncio.Task[None] | None = None
 
     @classmethod
@@ -48,11 +50,6 @@ class SegmentWriter:
         if not self._pending:
             self._loop.call_soon(self._write_pending)
         self._pending.append(encode_record(record))
-
-    @property
-    def is_behind(self) -> bool:
-        """The disk lags so far behind that appending should wait (`wait_for_room`)."""
-        return self._unsynced_records > UNSYNCED_RECORDS_LIMIT or self._unsynced_bytes > UNSYNCED_BYTES_LIMIT
 
     async def wait_for_room(self) -> None:
         """Return once the disk has caught up; raises StoreUnavailable if it fails."""
@@ -89,8 +86,7 @@ class SegmentWriter:
         except StoreUnavailable as error:
             self._failure = error
             self._group_full.set()
-        self._unsynced_records += len(records)
-        self._unsynced_bytes += len(data)
+        self._note_unsynced(len(records), len(data))
         if self._unsynced_records >= GROUP_RECORDS:
             self._group_full.set()
         if self._syncing is None or self._syncing.done():
@@ -106,13 +102,17 @@ class SegmentWriter:
             except StoreUnavailable as error:
                 self._failure = error
             else:
-                self._unsynced_records -= records
-                self._unsynced_bytes -= size_bytes
+                self._note_unsynced(-records, -size_bytes)
             async with self._synced:
                 self._synced.notify_all()
         if self._failure is not None:
             async with self._synced:
                 self._synced.notify_all()
+
+    def _note_unsynced(self, records: int, size_bytes: int) -> None:
+        self._unsynced_records += records
+        self._unsynced_bytes += size_bytes
+        self.is_behind = self._unsynced_records > UNSYNCED_RECORDS_LIMIT or self._unsynced_bytes > UNSYNCED_BYTES_LIMIT
 
     async def _wait_for_group(self) -> None:
         try:

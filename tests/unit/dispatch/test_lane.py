@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from backfill.dispatch import lane as lane_module
 from backfill.dispatch.lane import Job, Lane
 from backfill.dispatch.prefix_gate import PrefixGate
-from backfill.engines import CacheHabit
+from backfill.engines import CacheHabit, Route
 from backfill.plan import LineGroup
 from tests.support.feeding import FakeReplica, group_of, make_lane, make_turn
 from tests.support.virtual_clock import run_virtual
@@ -55,6 +55,19 @@ def test_lines_are_given_out_in_planned_order() -> None:
     desk = Desk([group_of([4, 2], 1), group_of([9, 0]), group_of([3], 2)], "a")
     assert desk.take_all("a") == [4, 2, 9, 0, 3]
     assert desk.lane.unsent == 0
+
+
+def test_a_body_is_changed_only_where_the_model_has_another_name() -> None:
+    one, two = FakeReplica("one"), FakeReplica("two")
+    route = Route("m", "/v1/completions", (one, two), {"one": "m", "two": "upstream"})
+    groups = [group_of([0])]
+    lane: Lane[OpenTurn] = Lane(make_turn(*groups), route, groups, insert_model=False)
+    body = b'{ "model": "m", "x": 1.50 }'
+    assert lane.body_for(one, body) is body
+    assert lane.body_for(two, body) == b'{"model":"upstream","x":1.50}'
+    # The lines of a batch that names the model once have none of their own.
+    lane = Lane(make_turn(*groups), route, groups, insert_model=True)
+    assert lane.body_for(one, b'{"x":1.50}') == b'{"x":1.50,"model":"m"}'
 
 
 def test_lines_that_came_back_go_first_and_to_anyone() -> None:

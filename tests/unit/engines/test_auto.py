@@ -106,7 +106,7 @@ async def test_llamacpp_for_a_file_that_openvino_cannot_read(
 ) -> None:
     starts.obstacle(monkeypatch, "it holds tensors of type Q5_0")
     replica = make(slots=3)
-    assert (replica.limits.concurrency, replica.cache_habit) == (32, CacheHabit.PREFIX_LEADER)
+    assert (replica.limits.concurrency, replica.cache_habit) == (64, CacheHabit.PREFIX_LEADER)
     with capture_logs() as logs:
         await replica.start()
     assert starts.noted == ["llamacpp"]

@@ -114,13 +114,11 @@ def test_routes_are_kept_and_bounded(tmp_path: Path) -> None:
     assert len(fleet._routes) <= 1024
 
 
-def test_a_route_renames_where_it_must(tmp_path: Path) -> None:
+def test_a_route_tells_what_the_model_is_called_where(tmp_path: Path) -> None:
     fleet = make_fleet(tmp_path, one=external(m=""), two=external(m="upstream"))
     route = fleet.resolve("m", CHAT)
     assert route is not None
-    body = b'{ "model": "m", "x": 1.50 }'
-    assert route.body_for(route.replicas[0], body) is body
-    assert route.body_for(route.replicas[1], body) == b'{"model":"upstream","x":1.50}'
+    assert dict(route.names) == {"one": "m", "two": "upstream"}
 
 
 async def test_stopping_what_never_started(tmp_path: Path) -> None:
