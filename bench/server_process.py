@@ -21,7 +21,6 @@ Engines = Mapping[str, Mapping[str, object]]
 _START_TIMEOUT_S = 60
 _STOP_TIMEOUT_S = 30
 _REQUEST_TIMEOUT_S = 60
-_POLL_MAX_S = 1.0
 _FINAL = frozenset({"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"})
 # The server is on this machine: a proxy from the environment would only be in the way.
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -97,11 +96,11 @@ class BackfillServer:
         )
         return str(answer["job"]["id"])
 
-    def wait_for_end(self, batch_id: str, timeout_s: float, poll_s: float) -> dict[str, Any]:
-        """Poll until the batch is COMPLETED; raises RuntimeError if it ends in another way, or not in time.
+    def wait_for_end(self, batch_id: str, timeout_s: float, poll_s: float, poll_most_s: float = 0.0) -> dict[str, Any]:
+        """Poll every `poll_s` until the batch is COMPLETED; raises RuntimeError if it ends otherwise, or not in time.
 
-        Polls when half of the time is over that the progress so far lets expect, `poll_s` after the last one at least:
-        so the end is seen at once, and a poll every `poll_s` does not take its share of what is measured.
+        Up to `poll_most_s` it waits for half of the time that the progress so far lets expect: for batches with steady
+        progress, of which many polls would take their share.
         """
         started = time.monotonic()
         while (batch := self._ask_json(f"/v1/batches/{batch_id}"))["status"] not in _FINAL:
@@ -110,7 +109,7 @@ class BackfillServer:
                 message = f"the batch has not ended in {timeout_s} s: {batch}\n{self._tell_log()}"
                 raise RuntimeError(message)
             left_s = elapsed_s * (100.0 - batch["progress"]) / batch["progress"] if batch["progress"] else 0.0
-            time.sleep(min(_POLL_MAX_S, max(poll_s, left_s / 2)))
+            time.sleep(max(poll_s, min(poll_most_s, left_s / 2)))
         if batch["status"] != "COMPLETED":
             message = f"the batch ended otherwise: {batch}"
             raise RuntimeError(message)

@@ -14,6 +14,7 @@ from bench.server_process import BackfillServer, name_null_engine
 __all__ = ["POLL_S", "WholePath", "check_results", "measure_whole_path", "upload"]
 
 POLL_S = 0.03
+_POLL_MOST_S = 1.0
 _UPLOAD_TIMEOUT_S = 180
 # Long enough for the server's start to be over, so that its memory is at rest.
 _REST_S = 1.0
@@ -60,7 +61,7 @@ def measure_whole_path(folder: Path, path: Path, lines: int, concurrency: int, t
         cpu_before_s = read_cpu_s(server.pid)
         created_at, started = time.time(), time.perf_counter()
         batch_id = server.create_batch(file_id)
-        batch = server.wait_for_end(batch_id, timeout_s, POLL_S)
+        batch = server.wait_for_end(batch_id, timeout_s, POLL_S, _POLL_MOST_S)
         seconds = time.perf_counter() - started
         cpu_s = read_cpu_s(server.pid) - cpu_before_s
         peak_mb = read_peak_mb(server.pid)
