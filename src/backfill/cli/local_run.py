@@ -224,11 +224,14 @@ async def _work(rooms: Rooms, batch: Batch, display: ProgressDisplay, interrupti
             display.show(await rooms.progress.count(batch), _name_troubles(rooms))
             await bell.wait(_POLL_S)
             batch = await rooms.metadata.get_batch(batch.id)
-        in_flight = rooms.dispatcher.in_flight
-        if interruption.came and in_flight:
-            plural = "s" if in_flight > 1 else ""
-            note = f"finishing {in_flight} request{plural} in flight, press again to stop at once"
-            display.show(await rooms.progress.count(batch), note)
+        if interruption.came:
+            # Before anything is said: what is announced as the last requests must be the last ones.
+            rooms.dispatcher.stop()
+            counts = await rooms.progress.count(batch)
+            if in_flight := rooms.dispatcher.in_flight:
+                plural = "s" if in_flight > 1 else ""
+                note = f"finishing {in_flight} request{plural} in flight, press again to stop at once"
+                display.show(counts, note)
     batch = await rooms.metadata.get_batch(batch.id)
     display.show(await rooms.progress.count(batch), final=True)
     return batch

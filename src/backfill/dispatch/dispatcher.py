@@ -81,8 +81,10 @@ class Dispatcher:
             await asyncio.gather(*feeding, return_exceptions=True)
 
     def stop(self) -> None:
-        """Take no more turns and wind down the open ones."""
+        """Take no more turns and send no more lines; what is in flight may come back."""
         self._stopped.set()
+        for work in self._open.values():
+            work.over.set()
         self._bell.ring()
 
     async def _run_turns(self, feeding: "list[asyncio.Task[None]]") -> None:
