@@ -2,16 +2,18 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# A process for each core, and the tests of a file in one: they share their servers. tests/conftest.py orders the files.
+SIDE_BY_SIDE := --numprocesses logical --dist loadfile --no-loadscope-reorder
 STAMP := .venv/.backfill-setup
 PYTHON_DIRECTORIES := $(wildcard src tests bench examples skills)
 TYPED_DIRECTORIES := $(wildcard src tests bench examples skills)
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup demo test test-all clients bench lint types walls check format clean
+.PHONY: help setup demo test test-all test-browser clients bench lint types walls check format clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: $(STAMP) ## make .venv with everything pinned (once; again when the pins change)
 
@@ -26,11 +28,21 @@ $(STAMP): pyproject.toml $(wildcard requirements/*.txt)
 demo: setup ## a batch from upload to answers through the together SDK, on this machine
 	@$(BIN)/python examples/demo.py
 
-test: setup ## the tests, but for the slow ones
-	@$(BIN)/python -m pytest -q -m "not slow"
+# The browser's tests by themselves: an event loop runs in their process all the time, which others cannot bear.
+test: setup ## the tests, but for the slow ones; those in a browser only where there is one
+	@$(BIN)/python -m pytest -q -m "not slow" --ignore tests/browser $(SIDE_BY_SIDE)
+	@if { command -v chromium || command -v chromium-browser; } >/dev/null && command -v npm >/dev/null; \
+		then $(BIN)/python -m pytest -q tests/browser; \
+		else echo "left out: the tests in a browser, since there is no Chromium; make test-browser installs one"; fi
 
-test-all: setup ## all tests
-	@$(BIN)/python -m pytest -q
+test-all: test ## all tests
+	@$(BIN)/python -m pytest -q -m slow
+
+test-browser: setup ## the pages in a real Chromium, which is installed (apt, as root) where there is none
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || { echo "installing chromium"; \
+		apt-get install -qq -y --no-install-recommends chromium >/dev/null 2>&1 || { apt-get update -qq && \
+		apt-get install -qq -y --no-install-recommends chromium >/dev/null; }; }
+	@BACKFILL_NEEDS_CHROMIUM=1 $(BIN)/python -m pytest -q tests/browser $(SIDE_BY_SIDE)
 
 clients: setup ## every client against a server, the slow ones too, and docs/clients.md from it
 	@$(BIN)/python -m pytest -q tests/conformance --ignore tests/conformance/test_clients_table.py --write-clients-table

@@ -1,1 +1,1 @@
-"""Measurements, and the null engine that they share with the tests."""
+"""Measurements. What they measure against, and share with the tests, stands in `null/` and `simulated/`."""

@@ -19,10 +19,15 @@ from bench.filling import measure_filling
 from bench.findings import Findings, Setting, tell
 from bench.found_throughput import measure_found
 from bench.input_file import write_input_file
+from bench.many_batches import measure_many
+from bench.media.part import measure_media
+from bench.people.part import measure_people
 from bench.prefix_throughput import measure_prefixes
 from bench.replica_throughput import measure_replicas
 from bench.report import make_report
 from bench.server_cost import measure_batches, measure_recoveries, measure_uploads
+from bench.service.part import measure_service
+from bench.starts import measure_starts
 
 __all__ = ["main"]
 
@@ -30,13 +35,18 @@ _RESULTS = Path(__file__).resolve().parent / "results"
 
 _PARTS: dict[str, Callable[[Setting, Findings], None]] = {
     "batches": measure_batches,
+    "many": measure_many,
     "uploads": measure_uploads,
     "recoveries": measure_recoveries,
+    "starts": measure_starts,
     "engines": measure_engines,
     "prefixes": measure_prefixes,
     "replicas": measure_replicas,
     "full": measure_filling,
     "found": measure_found,
+    "service": measure_service,
+    "media": measure_media,
+    "people": measure_people,
 }
 
 

@@ -49,7 +49,7 @@ async def _open_engine_client(url: URL) -> "AsyncIterator[_Send]":
     async with EngineClient(_TIMEOUT_S) as client:
 
         async def send(body: bytes) -> bool:
-            return isinstance(await client.send(url, {}, body), Answered)
+            return isinstance(await client.send(url, url.path, {}, body), Answered)
 
         yield send
 

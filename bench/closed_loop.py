@@ -11,7 +11,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -20,9 +20,9 @@ import structlog
 from yarl import URL
 
 from backfill.config import Config, LlamaCppEngineConfig, OpenVinoEngineConfig
-from backfill.engines import Answered, EngineClient
-from backfill.engines.llamacpp import LlamaCppReplica
-from backfill.engines.openvino import OpenVinoReplica
+from backfill.engines import Answered, EngineClient, Reply
+from backfill.engines.llamacpp.replica import LlamaCppReplica
+from backfill.engines.openvino.replica import OpenVinoReplica
 from backfill.errors import EngineUnavailable
 from bench.openvino_naive_host import NaiveOpenVinoReplica
 from bench.workloads import Request, read_requests
@@ -38,6 +38,8 @@ __all__ = ["ENGINES", "LoopRun", "Ready", "Task", "main"]
 ENGINES = ("openvino", "openvino-naive", "llamacpp", "address")
 _TIMEOUT_S = 600.0
 _PATH = "v1/chat/completions"
+
+_Send = Callable[[bytes], Awaitable[Reply]]
 
 
 class Ready(msgspec.Struct, omit_defaults=True):
@@ -78,8 +80,10 @@ class LoopRun(msgspec.Struct):
 
 
 @asynccontextmanager
-async def _open_engine(kind: str, concurrency: int, client: EngineClient) -> AsyncIterator[str]:
-    """The address of an engine that is up; ended afterwards."""
+async def _open_engine(
+    kind: str, concurrency: int, client: EngineClient
+) -> AsyncIterator[tuple[str, Mapping[str, str]]]:
+    """The address of an engine that is up, and the headers it wants; ended afterwards."""
     with tempfile.TemporaryDirectory() as log_dir:
         places = {"models_dir": Config().models_dir, "log_dir": Path(log_dir)}
         replica: OpenVinoReplica | LlamaCppReplica
@@ -90,41 +94,45 @@ async def _open_engine(kind: str, concurrency: int, client: EngineClient) -> Asy
             replica = make(kind, OpenVinoEngineConfig(concurrency=concurrency), client, **places)
         try:
             await replica.start()
-            yield replica.address or ""
+            yield replica.address or "", {"Authorization": f"Bearer {replica.key}"}
         finally:
             await replica.stop()
 
 
-async def _run(client: EngineClient, url: URL, requests: list[Request], concurrency: int) -> LoopRun:
+async def _run(send: _Send, requests: list[Request], concurrency: int) -> LoopRun:
     counts: list[int] = []
     bodies = [(bytes(one.body), one.max_tokens) for one in requests]
     # One iterator for all: whoever is free takes the next request.
     shared = iter(bodies)
     started = time.perf_counter()
     async with asyncio.TaskGroup() as group:
-        workers = [group.create_task(_work(client, url, shared, counts)) for _ in range(concurrency)]
+        workers = [group.create_task(_work(send, shared, counts)) for _ in range(concurrency)]
     seconds = time.perf_counter() - started
     wrong = sum(worker.result() for worker in workers)
     return LoopRun(len(bodies), seconds, sum(counts), len(bodies) - len(counts), wrong)
 
 
-async def _work(client: EngineClient, url: URL, requests: Iterator[tuple[bytes, int]], counts: list[int]) -> int:
+async def _work(send: _Send, requests: Iterator[tuple[bytes, int]], counts: list[int]) -> int:
     """Send until none are left, noting the tokens of each answer; how many were not as long as they should be."""
     wrong = 0
     for body, max_tokens in requests:
-        reply = await client.send(url, {}, body)
+        reply = await send(body)
         if isinstance(reply, Answered):
             counts.append(reply.usage.completion_tokens)
             wrong += reply.usage.completion_tokens != max_tokens
     return wrong
 
 
-async def _obey(client: EngineClient, address: str) -> None:
+async def _obey(client: EngineClient, address: str, headers: Mapping[str, str]) -> None:
     """Carry out what stdin says until it ends."""
     url = URL(address) / _PATH
+
+    def send(body: bytes) -> Awaitable[Reply]:
+        return client.send(url, url.path, headers, body)
+
     while line := await asyncio.to_thread(sys.stdin.buffer.readline):
         task = msgspec.json.decode(line, type=Task)
-        _tell(await _run(client, url, read_requests(Path(task.path)), task.concurrency))
+        _tell(await _run(send, read_requests(Path(task.path)), task.concurrency))
 
 
 def _tell(answer: Ready | LoopRun) -> None:
@@ -135,12 +143,12 @@ async def _drive(kind: str, target: str) -> None:
     async with EngineClient(_TIMEOUT_S) as client:
         if kind == "address":
             _tell(Ready(address=target))
-            await _obey(client, target)
+            await _obey(client, target, {})
             return
         try:
-            async with _open_engine(kind, int(target), client) as address:
+            async with _open_engine(kind, int(target), client) as (address, headers):
                 _tell(Ready(address=address))
-                await _obey(client, address)
+                await _obey(client, address, headers)
         except EngineUnavailable as error:
             _tell(Ready(error=error.message))
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.batch_run import run_batch
-from bench.engine_process import NullEngine
 from bench.findings import Findings, Setting, tell
 from bench.input_file import write_input_file
+from bench.null.process import NullEngine
 from bench.server_process import BackfillServer, name_null_engine
 
 __all__ = ["Filling", "Sample", "judge_filling", "measure_filling"]

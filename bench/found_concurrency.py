@@ -7,16 +7,16 @@ with 16 in flight and knows nothing, over that of the best of some fixed numbers
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from backfill.dispatch.concurrency import ConcurrencyController
 from backfill.engines import ReplicaLimits
-from bench.simulated_clock import run_virtual
-from bench.simulated_engine import EngineSettings, SimulatedEngine
-from bench.simulated_feeding import FixedLimit, Run, feed
-from bench.simulated_replica import SimulatedReplica
-from bench.simulated_turn import Lines
+from bench.simulated.clock import run_virtual
+from bench.simulated.engine import EngineSettings, SimulatedEngine
+from bench.simulated.feeding import FixedLimit, Run, feed
+from bench.simulated.replica import SimulatedReplica
+from bench.simulated.turn import Lines
 
 __all__ = ["CASES", "FILLING", "Case", "Comparison", "compare", "run_case", "seconds_to_fill"]
 
@@ -125,14 +125,23 @@ def compare(case: Case, seed: int) -> Comparison:
     """The controller beside the best fixed number."""
     half_s, end_s = case.duration_s / 2, case.duration_s
     found = run_case(case, ConcurrencyController(case.ceiling, _FIRST), seed)
-    fixed = [run_case(case, FixedLimit(number), seed) for number in case.fixed]
+    # A fixed number does not look at gauges.
+    best, best_settled = _do_best(replace(case, gauges=None), seed)
     return Comparison(
-        ratio=found.work(0.0, end_s) / max(run.work(0.0, end_s) for run in fixed),
-        settled_ratio=found.work(half_s, end_s) / max(run.work(half_s, end_s) for run in fixed),
+        ratio=found.work(0.0, end_s) / best,
+        settled_ratio=found.work(half_s, end_s) / best_settled,
         limit=found.mean_limit(half_s, end_s),
         queued=found.mean_queued(half_s, end_s),
         rejected=found.rejected,
     )
+
+
+@cache
+def _do_best(case: Case, seed: int) -> tuple[float, float]:
+    """The most work that one of the fixed numbers does, in the whole run and in its second half."""
+    runs = [run_case(case, FixedLimit(number), seed) for number in case.fixed]
+    half_s, end_s = case.duration_s / 2, case.duration_s
+    return max(run.work(0.0, end_s) for run in runs), max(run.work(half_s, end_s) for run in runs)
 
 
 def seconds_to_fill(case: Case, seed: int, share: float = 0.95) -> float | None:

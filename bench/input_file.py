@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from bench.null_answers import MODEL
+from bench.null.answers import MODEL
 
 __all__ = ["LINE_BYTES", "make_body", "make_custom_id", "make_line", "make_marker", "write_input_file"]
 

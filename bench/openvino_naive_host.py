@@ -1,6 +1,6 @@
 """The OpenVINO host without its leader admission: whatever is there is admitted at once, in the order it came.
 
-Run as `python -m bench.openvino_naive_host SETTINGS`; all else is as in `backfill.engines.openvino_host`. What prefix
+Run as `python -m bench.openvino_naive_host SETTINGS`; all else is as in `backfill.engines.openvino.host`. What prefix
 leaders are worth is measured against this: it still has the library's own prefix cache.
 """
 
@@ -9,16 +9,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 from unittest.mock import patch
 
-from backfill.engines.openvino import OpenVinoReplica
+from backfill.engines.openvino.replica import OpenVinoReplica
 
 if TYPE_CHECKING:
-    from backfill.engines.hosted import Launch
+    from backfill.engines.child.server import Launch
 
 __all__ = ["NaiveOpenVinoReplica", "main"]
 
 # No prompt is that long, so none has a beginning for which another would have to wait.
 _NEVER_TOKENS = 1 << 40
-_HOST = "backfill.engines.openvino_host"
+_HOST = "backfill.engines.openvino.host"
 
 
 class NaiveOpenVinoReplica(OpenVinoReplica):
@@ -36,11 +36,11 @@ class NaiveOpenVinoReplica(OpenVinoReplica):
 
 def main(arguments: list[str]) -> None:
     """Serve as the host does; does not return."""
-    from backfill.engines import openvino_host  # noqa: PLC0415 - loads the engine's library, as nobody else here needs
+    from backfill.engines.openvino.host import __main__ as host  # noqa: PLC0415 - loads the engine's library
 
     # `patch` refuses a name that is not there: what it switches off cannot silently stay on.
-    with patch("backfill.engines.openvino_pipeline._PREFIX_TOKENS", _NEVER_TOKENS):
-        openvino_host.main(arguments)
+    with patch("backfill.engines.openvino.host.pipeline._PREFIX_TOKENS", _NEVER_TOKENS):
+        host.main(arguments)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from backfill.journal import Fold
 from backfill.store import LocalBlobs
-from bench.engine_process import NullEngine
 from bench.exactness import Redone, count_redone
 from bench.input_file import make_marker
+from bench.null.process import NullEngine
 from bench.server_process import BackfillServer, name_null_engine
 from bench.whole_path import POLL_S, check_results, upload
 

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.batch_run import run_batch
-from bench.engine_process import NullEngine
 from bench.exactness import find_violations, read_custom_ids
 from bench.findings import BATCH_TIMEOUT_S, Findings, Setting, tell
 from bench.input_file import make_custom_id, write_input_file
+from bench.null.process import NullEngine
 from bench.recovery import read_finished
 from bench.server_process import BackfillServer
 from bench.whole_path import POLL_S, upload

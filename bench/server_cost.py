@@ -1,8 +1,8 @@
 """What Backfill itself costs, on an engine that costs nothing: batches, uploads and recoveries."""
 
 from bench.child import run_child
-from bench.engine_process import NullEngine
 from bench.findings import BATCH_TIMEOUT_S, CHILD_TIMEOUT_S, Findings, Setting, tell
+from bench.null.process import NullEngine
 from bench.recovery import measure_recovery
 from bench.server_process import BackfillServer, name_null_engine
 from bench.whole_path import measure_whole_path, upload

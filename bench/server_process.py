@@ -2,7 +2,6 @@
 
 import json
 import os
-import select
 import subprocess
 import sys
 import time
@@ -10,16 +9,15 @@ import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
+
+from bench.ready_process import ReadyProcess
 
 __all__ = ["BackfillServer", "Engines", "name_null_engine"]
 
 Engines = Mapping[str, Mapping[str, object]]
 """Name of an engine -> its settings, as in the configuration."""
 
-_START_TIMEOUT_S = 60
-_STOP_TIMEOUT_S = 30
 _REQUEST_TIMEOUT_S = 60
 _FINAL = frozenset({"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"})
 # The server is on this machine: a proxy from the environment would only be in the way.
@@ -31,68 +29,28 @@ def name_null_engine(url: str, concurrency: int) -> Engines:
     return {"null": {"url": url, "concurrency": concurrency}}
 
 
-class BackfillServer:
+class BackfillServer(ReadyProcess):
     """Starts a server on a data directory with its engines; a context manager that ends it.
 
     Started again after a `kill`, it works on the same data directory, at another port.
     """
 
-    def __init__(self, data_dir: Path, engines: Engines) -> None:
+    def __init__(self, data_dir: Path, engines: Engines, settings: Mapping[str, str] | None = None) -> None:
+        """`settings`: others, as dotted keys with two underscores for each dot."""
         self.data_dir = data_dir
         self._log_path = data_dir.with_name(f"{data_dir.name}.log")
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("BACKFILL_")}
-        for name, settings in engines.items():
-            for key, value in settings.items():
+        for name, engine in engines.items():
+            for key, value in engine.items():
                 # The value in JSON is TOML too: these are numbers, text and lists.
                 self._environment[f"BACKFILL_ENGINES__{name}__{key}".upper()] = json.dumps(value)
-        self._process: subprocess.Popen[bytes] | None = None
-        self.url = ""
 
-    def __enter__(self) -> Self:
-        return self.start()
+        self._environment |= {f"BACKFILL_{name}".upper(): value for name, value in (settings or {}).items()}
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
-    @property
-    def pid(self) -> int:
-        """The server's process id."""
-        return self._running().pid
-
-    def start(self) -> Self:
-        """Start the server and wait until it says that it answers."""
-        self.data_dir.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "backfill", "serve", "--json", "--port", "0"]
-        command += ["--data-dir", str(self.data_dir)]
-        with self._log_path.open("ab") as log:
-            # In the data directory lies no backfill.toml that could change what is measured.
-            self._process = subprocess.Popen(
-                command, cwd=self.data_dir, env=self._environment, stdout=subprocess.PIPE, stderr=log
-            )
-        self.url = json.loads(self._read_ready_line())["url"]
-        return self
-
-    def stop(self) -> None:
-        """End the server politely, or after a while by force; nothing happens if it is gone already."""
-        if self._process is not None:
-            self._process.terminate()
-            try:
-                self._process.wait(timeout=_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-            self._reap()
-
-    def kill(self) -> None:
-        """End the server with SIGKILL, and wait for it."""
-        self._running().kill()
-        self._reap()
-
-    def create_batch(self, file_id: str) -> str:
-        """Create a batch of chat completions; its id."""
+    def create_batch(self, file_id: str, endpoint: str = "/v1/chat/completions") -> str:
+        """Create a batch for the endpoint; its id."""
         answer = self._ask_json(
-            "/v1/batches", {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+            "/v1/batches", {"input_file_id": file_id, "endpoint": endpoint, "completion_window": "24h"}
         )
         return str(answer["job"]["id"])
 
@@ -115,6 +73,28 @@ class BackfillServer:
             raise RuntimeError(message)
         return batch
 
+    def read_batch(self, batch_id: str) -> dict[str, Any]:
+        """The batch object now."""
+        return self._ask_json(f"/v1/batches/{batch_id}")
+
+    def read_metrics(self) -> str:
+        """What `/metrics` says now."""
+        return self._ask("/metrics").decode()
+
+    def read_usage(self, by: str) -> dict[str, Any]:
+        """What was used in the last month, by this word."""
+        return self._ask_json(f"/v1/usage?by={by}&limit=10000")
+
+    def cancel_batch(self, batch_id: str) -> None:
+        """Have it end with what it has."""
+        self._ask_json(f"/v1/batches/{batch_id}/cancel", {})
+
+    def read_engine(self, name: str) -> dict[str, Any]:
+        """What the server knows of this engine now."""
+        engines = self._ask_json("/v1/engines")["data"]
+        found: dict[str, Any] = next(engine for engine in engines if engine["name"] == name)
+        return found
+
     def download(self, file_id: str | None) -> bytes:
         """The content of a file; nothing for no file."""
         return self._ask(f"/v1/files/{file_id}/content") if file_id else b""
@@ -135,28 +115,15 @@ class BackfillServer:
                 message = f"{path} answered {error.code}: {error.read().decode(errors='replace')}"
             raise RuntimeError(message) from None
 
-    def _read_ready_line(self) -> bytes:
-        stdout = self._running().stdout
-        assert stdout is not None
-        readable, _, _ = select.select([stdout], [], [], _START_TIMEOUT_S)
-        line = stdout.readline() if readable else b""
-        if not line:
-            self._running().kill()
-            self._reap()
-            message = f"the server did not come up\n{self._tell_log()}"
-            raise RuntimeError(message)
-        return line
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        self.data_dir.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "backfill", "serve", "--json", "--port", "0"]
+        command += ["--data-dir", str(self.data_dir)]
+        with self._log_path.open("ab") as log:
+            # In the data directory lies no backfill.toml that could change what is measured.
+            return subprocess.Popen(
+                command, cwd=self.data_dir, env=self._environment, stdout=subprocess.PIPE, stderr=log
+            )
 
     def _tell_log(self) -> str:
         return self._log_path.read_text(errors="replace")[-2000:]
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self._process is None:
-            message = "the server is not running"
-            raise RuntimeError(message)
-        return self._process
-
-    def _reap(self) -> None:
-        process, self._process = self._running(), None
-        with process:  # closes the pipe and waits
-            pass

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.child import run_child
-from bench.engine_process import NullEngine
 from bench.exactness import find_violations, read_custom_ids
 from bench.input_file import make_custom_id
+from bench.null.process import NullEngine
 from bench.process_usage import read_cpu_s, read_peak_mb, read_resident_mb, reset_peak
 from bench.server_process import BackfillServer, name_null_engine
 

@@ -107,7 +107,8 @@ def read_results(client: Together, file_id: str | None) -> dict[str, dict[str, A
     """Lines of an output or error file by custom id; there is no file where there is no line."""
     if file_id is None:
         return {}
-    lines = client.files.content(file_id).text().splitlines()
+    # Not splitlines: it breaks at separators that JSON allows inside a string.
+    lines = client.files.content(file_id).text().rstrip("\n").split("\n")
     return {result["custom_id"]: result for result in map(json.loads, lines)}
 
 
@@ -120,7 +121,7 @@ def show_progress(status: str, percentage: float, elapsed_s: float) -> None:
 
 def show_answers(answers: dict[str, dict[str, Any]], errors: dict[str, dict[str, Any]], duration_s: float) -> None:
     """A few answers, all errors, and what it took."""
-    requests = {line["custom_id"]: line["body"] for line in map(json.loads, REQUESTS.read_text().splitlines())}
+    requests = {line["custom_id"]: line["body"] for line in map(json.loads, REQUESTS.read_text().strip().split("\n"))}
     bodies = {custom_id: answer["response"]["body"] for custom_id, answer in answers.items()}
     for custom_id in SHOWN:
         if custom_id in bodies:

@@ -1,32 +1,40 @@
 """The only place where the rooms meet: open them, run their loops, close them in order."""
 
 import asyncio
+import functools
 import gc
-import logging
-import signal
-import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import structlog
-import uvicorn
 
+from backfill.accounts import Keys, Quota, QuotaSources, TokenGuess, UsageBook
+from backfill.catalogue import Catalogue
 from backfill.config import Config
 from backfill.deliver import Deliverer, WebhookSender
-from backfill.dispatch import Dispatcher
+from backfill.dispatch import Dispatcher, Forecaster
 from backfill.engines import Fleet
-from backfill.errors import InvalidConfig
-from backfill.intake import Intake, Retention, sweep_files
+from backfill.errors import NotFound, StoreUnavailable
+from backfill.intake import DATABASE, Intake, Retention, UploadedMedia, check_database, check_rows, sweep_files
 from backfill.journal import Progress
-from backfill.store import FolderLock, LocalBlobs, Metadata
+from backfill.live import LiveMedia, LiveTraffic
+from backfill.media import LocalFiles, MediaLibrary
+from backfill.store import (
+    ApiKeys,
+    DataSize,
+    FolderLock,
+    LocalBlobs,
+    Metadata,
+    Reservations,
+    UsageRecords,
+    close_to_others,
+)
 from backfill.turns import Turns
-from backfill.web.api import Services, create_app
 
-__all__ = ["Rooms", "open_rooms", "serve"]
+__all__ = ["Rooms", "open_rooms", "working"]
 
-# Open downloads and polls may finish; a client that reads for ever must not keep the server from ending.
-_HTTP_DRAIN_S = 5
 # New containers between two looks of the garbage collector: some 200 requests instead of 7. Nearly all that a request
 # leaves is freed by its count alone, so most looks find nothing, and they cost 5 % of a request's time.
 _CONTAINERS_BETWEEN_COLLECTIONS = 20_000
@@ -38,56 +46,150 @@ class Rooms:
     """Everything that works on one data directory."""
 
     config: Config
+    catalogue: Catalogue
     blobs: LocalBlobs
     metadata: Metadata
+    keys: Keys
+    quota: Quota
     intake: Intake
+    media: MediaLibrary
     turns: Turns
     fleet: Fleet
     progress: Progress
+    usage: UsageBook
     dispatcher: Dispatcher
+    forecaster: Forecaster
+    live: LiveTraffic
     deliverer: Deliverer
     webhooks: WebhookSender
     retention: Retention
 
 
 @asynccontextmanager
-async def open_rooms(config: Config) -> AsyncIterator[Rooms]:
+async def open_rooms(config: Config, *, media_folder: Path | None = None) -> AsyncIterator[Rooms]:
     """Take hold of the data directory and build every room on it; nothing runs yet.
 
+    `media_folder`: requests may name pictures and clips by paths, which count from there; never set by a server.
+
     Raises:
+        InvalidConfig: the catalogue's file cannot be used.
         StoreBusy: another process works in the data directory.
+        RowsLost: the database is not the one that belongs to the files; nothing was changed.
         StoreUnavailable: the data directory or its database cannot be used.
 
     """
     async with AsyncExitStack() as stack:
+        catalogue = await asyncio.to_thread(Catalogue.load, config.catalogue.file, config.catalogue.models)
         stack.callback(FolderLock(config.data_dir).release)
+        await _close_to_others(config.data_dir)
+        await asyncio.to_thread(check_database, config.data_dir)
         blobs = LocalBlobs(config.data_dir / "blobs")
-        swept = await asyncio.to_thread(blobs.sweep)
-        if swept:
-            _log.info("removed half-written blobs of an earlier process", count=swept)
-        metadata = await Metadata.open(config.data_dir / "backfill.db")
+        metadata = await Metadata.open(config.data_dir / DATABASE)
         stack.push_async_callback(metadata.close)
+        stored_keys = ApiKeys.open(metadata.database, config.data_dir)
+        stack.callback(stored_keys.close)
+        await check_rows(config.data_dir, blobs, metadata)
+        await _sweep_blobs(blobs)
         # No file is being made now: what no row names is what a crash left.
         await sweep_files(blobs, metadata)
-        intake = Intake(blobs, metadata, config.limits)
-        turns = Turns(metadata, config.limits, announces_ends=bool(config.webhooks.url))
-        # The lock says that nobody else is here: whoever held a turn is dead.
-        await turns.reclaim()
+        intake = await _open_intake(config, blobs, metadata)
+        media = await _open_media(config, UploadedMedia(blobs, metadata, config.media), stack, media_folder)
         progress = Progress(blobs)
         stack.callback(progress.close)
-        fleet = await stack.enter_async_context(Fleet.from_config(config))
+        keys = Keys(stored_keys, [key.get_secret_value() for key in config.server.api_keys])
+        sources = QuotaSources(progress.measure, functools.partial(_find_token_limit, keys), catalogue.resolve)
+        quota = Quota(metadata, config.limits.enqueued_tokens, sources)
+        await quota.begin()
+        turns = _make_turns(config, catalogue, metadata, quota)
+        # The lock says that nobody else is here: whoever held a turn is dead.
+        await turns.reclaim()
+        fleet = await stack.enter_async_context(Fleet.from_config(config, catalogue.resolve))
+        dispatcher = Dispatcher(turns, blobs, fleet, config.dispatch, intake.inputs.check_content, media)
         yield Rooms(
             config=config,
+            catalogue=catalogue,
             blobs=blobs,
             metadata=metadata,
+            keys=keys,
+            quota=quota,
             intake=intake,
+            media=media,
             turns=turns,
             fleet=fleet,
             progress=progress,
-            dispatcher=Dispatcher(turns, blobs, fleet, config.dispatch),
-            deliverer=Deliverer(turns, blobs),
+            usage=UsageBook(UsageRecords(metadata.database), progress.measure),
+            dispatcher=dispatcher,
+            forecaster=Forecaster(metadata.database, dispatcher, fleet),
+            live=LiveTraffic(fleet, config.live, LiveMedia(media)),
+            deliverer=Deliverer(turns, blobs, intake.inputs.check_index),
             webhooks=WebhookSender(turns, config.webhooks),
-            retention=Retention(intake, metadata),
+            retention=_make_retention(config, intake, metadata, media),
+        )
+
+
+async def _sweep_blobs(blobs: LocalBlobs) -> None:
+    swept = await asyncio.to_thread(blobs.sweep)
+    if swept:
+        _log.info("removed half-written blobs of an earlier process", count=swept)
+
+
+async def _open_intake(config: Config, blobs: LocalBlobs, metadata: Metadata) -> Intake:
+    data_size = DataSize(config.data_dir, config.retention.data_size_bytes)
+    if data_size.limit_bytes:
+        await asyncio.to_thread(data_size.measure)
+    return Intake(blobs, metadata, config.limits, data_size, config.media)
+
+
+async def _open_media(
+    config: Config, uploaded: UploadedMedia, stack: AsyncExitStack, media_folder: Path | None
+) -> MediaLibrary:
+    local = None if media_folder is None else LocalFiles(media_folder, config.media)
+    media = MediaLibrary(config.data_dir / "media", config.media, uploaded.find, local)
+    stack.push_async_callback(media.close)
+    await LiveMedia(media).sweep()
+    return media
+
+
+def _make_retention(config: Config, intake: Intake, metadata: Metadata, media: MediaLibrary) -> Retention:
+    return Retention(intake, metadata, quarantine_h=config.quarantine_h, ages=config.retention, media=media)
+
+
+def _make_turns(config: Config, catalogue: Catalogue, metadata: Metadata, quota: Quota) -> Turns:
+    appraisals = [catalogue.note_prices, TokenGuess(Reservations(metadata.database)).reserve]
+    announces_ends = bool(config.webhooks.url)
+    return Turns(
+        metadata,
+        config.limits,
+        announces_ends=announces_ends,
+        appraisals=appraisals,
+        add_batch=quota.add_batch,
+        endpoints=config.listed_endpoints,
+    )
+
+
+async def _find_token_limit(keys: Keys, key_id: str) -> int | None:
+    with suppress(NotFound):
+        return (await keys.get(key_id)).limits.enqueued_tokens
+    return None
+
+
+async def _close_to_others(data_dir: Path) -> None:
+    try:
+        closed = await asyncio.to_thread(close_to_others, data_dir)
+    except OSError as error:
+        message = f"The data directory {data_dir} cannot be read: {error.strerror}."
+        raise StoreUnavailable(message) from None
+    if closed.repaired:
+        _log.warning(
+            "files and folders were open to other users of the machine; they are no more",
+            folder=str(data_dir),
+            count=closed.repaired,
+        )
+    if closed.left:
+        _log.warning(
+            "files and folders are open to other users of the machine, and belong to another user",
+            folder=str(data_dir),
+            count=closed.left,
         )
 
 
@@ -110,6 +212,7 @@ async def working(rooms: Rooms) -> AsyncIterator["asyncio.Task[None]"]:
         rooms.deliverer.stop()
         rooms.webhooks.stop()
         rooms.retention.stop()
+        rooms.keys.uses.stop()
         await task
 
 
@@ -119,92 +222,4 @@ async def _run_loops(rooms: Rooms) -> None:
         group.create_task(rooms.deliverer.run(), name="deliver")
         group.create_task(rooms.webhooks.run(), name="send webhooks")
         group.create_task(rooms.retention.run(), name="remove expired files")
-
-
-async def serve(config: Config, announce: Callable[[str], None]) -> None:
-    """Serve until SIGINT or SIGTERM, then stop feeding, keep what is done and end the engines.
-
-    `announce` is called once with the server's own URL, when it answers.
-
-    Raises:
-        InvalidConfig: the address cannot be bound.
-        StoreUnavailable: see `open_rooms`.
-
-    """
-    stopping = asyncio.Event()
-    logging.getLogger("uvicorn.error").addFilter(_is_no_cut_stream)
-    with _bind(config.server.host, config.server.port) as listener:
-        async with open_rooms(config) as rooms, working(rooms) as work:
-            services = Services(
-                config=config,
-                blobs=rooms.blobs,
-                metadata=rooms.metadata,
-                intake=rooms.intake,
-                turns=rooms.turns,
-                count=rooms.progress.count,
-                list_models=rooms.fleet.served_models,
-                list_replicas=lambda: rooms.dispatcher.replica_statuses,
-                signing_key=await rooms.metadata.get_secret("upload_signing_key"),
-                stopping=stopping,
-            )
-            settings = uvicorn.Config(
-                create_app(services),
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=_HTTP_DRAIN_S,
-                server_header=False,
-            )
-            server = _Server(settings, lambda: announce(_url_of(listener)), stopping)
-            work.add_done_callback(lambda _: server.stop())
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, server.stop)
-            await server.serve(sockets=[listener])
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, told when to stop by us and telling us when it answers."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stopping: asyncio.Event) -> None:
-        super().__init__(config)
-        self._ready = ready
-        self._stopping = stopping
-
-    def stop(self) -> None:
-        """End politely; a second call ends at once."""
-        self.force_exit = self.should_exit
-        self.should_exit = True
-        self._stopping.set()
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-def _is_no_cut_stream(record: logging.LogRecord) -> bool:
-    """Results that a client follows are cut on purpose when the server stops (`web.api.results`)."""
-    return record.msg != "ASGI callable returned without completing response."
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((host, port))
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        message = f"Cannot listen on {host} port {port}: {error.strerror}. Choose another --port, or 0 for a free one."
-        raise InvalidConfig(message, param="server.port") from None
-    return listener
-
-
-def _url_of(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        group.create_task(rooms.keys.uses.run(), name="write when keys were used")

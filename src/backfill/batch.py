@@ -1,14 +1,15 @@
 """The nouns of a batch, its states, and the one table of transitions between them.
 
     VALIDATING ──admit──▶ IN_PROGRESS ──drain──▶ FINALIZING ──close──▶ COMPLETED
-        │ │ │               │      │
-        │ │ │               │      └─expire─▶ EXPIRING ───close──▶ EXPIRED
-        │ │ └───────expire──┼────────────────────▲
-        │ └─────────cancel──┴─────cancel─▶ CANCELLING ──close──▶ CANCELLED
-        └─reject──▶ FAILED
+        │ │ │               │  │   │
+        │ │ │               │  │   └──expire──▶ EXPIRING ───close──▶ EXPIRED
+        │ │ └───────expire──┼──┼────────────────────▲
+        │ └─────────cancel──┴──┼────cancel──▶ CANCELLING ──close──▶ CANCELLED
+        └─reject──▶ FAILED     └──────fail──▶ FAILING ─────close──▶ FAILED
 
-FINALIZING, EXPIRING and CANCELLING mean: no line is sent any more, the answers are being gathered. The outside
-sees them as each dialect allows (`wire`). COMPLETED, FAILED, EXPIRED and CANCELLED are final.
+FINALIZING, EXPIRING, CANCELLING and FAILING mean: no line is sent any more, the answers are being gathered. From each
+of the first three a batch whose answers cannot be gathered goes to FAILING too. The outside sees them as each dialect
+allows (`wire`). COMPLETED, FAILED, EXPIRED and CANCELLED are final.
 """
 
 from enum import IntEnum, StrEnum
@@ -19,7 +20,11 @@ import msgspec
 from backfill.errors import Conflict
 
 __all__ = [
+    "AUDIO_ENDPOINTS",
+    "AUDIO_TOKENS_PER_S",
     "ENDPOINTS",
+    "HOUR_MS",
+    "MEDIA_PURPOSES",
     "TRANSITIONS",
     "Batch",
     "BatchProblem",
@@ -29,12 +34,34 @@ __all__ = [
     "File",
     "FileStatus",
     "Outcome",
+    "Price",
+    "Reservation",
+    "Standing",
     "State",
     "Usage",
+    "UsageRow",
     "advance",
+    "fit_to_endpoint",
+    "infer_usage",
 ]
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+HOUR_MS = 3_600_000
+MEDIA_PURPOSES = ("user_data", "vision")
+"""Of uploads that requests name by their id: pictures and clips. Their bytes are kept as they are."""
+AUDIO_ENDPOINTS = ("/v1/audio/transcriptions", "/v1/audio/translations")
+ENDPOINTS = (
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/embeddings",
+    "/v1/responses",
+    *AUDIO_ENDPOINTS,
+    "/v1/moderations",
+    "/v1/rerank",
+    "/v1/score",
+    "/v1/messages",
+    "/v1/images/generations",
+)
+"""Those whose requests and answers are known. An engine that somebody else runs may have others (`engines`)."""
 
 
 class State(StrEnum):
@@ -45,6 +72,7 @@ class State(StrEnum):
     FINALIZING = "finalizing"
     CANCELLING = "cancelling"
     EXPIRING = "expiring"
+    FAILING = "failing"
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
@@ -69,6 +97,7 @@ class Event(StrEnum):
     DRAIN = "drain"
     CANCEL = "cancel"
     EXPIRE = "expire"
+    FAIL = "fail"
     CLOSE = "close"
 
 
@@ -80,9 +109,14 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.IN_PROGRESS, Event.DRAIN): State.FINALIZING,
     (State.IN_PROGRESS, Event.CANCEL): State.CANCELLING,
     (State.IN_PROGRESS, Event.EXPIRE): State.EXPIRING,
+    (State.IN_PROGRESS, Event.FAIL): State.FAILING,
+    (State.FINALIZING, Event.FAIL): State.FAILING,
+    (State.CANCELLING, Event.FAIL): State.FAILING,
+    (State.EXPIRING, Event.FAIL): State.FAILING,
     (State.FINALIZING, Event.CLOSE): State.COMPLETED,
     (State.CANCELLING, Event.CLOSE): State.CANCELLED,
     (State.EXPIRING, Event.CLOSE): State.EXPIRED,
+    (State.FAILING, Event.CLOSE): State.FAILED,
 }
 
 _PARTICIPLES = {
@@ -91,10 +125,11 @@ _PARTICIPLES = {
     Event.DRAIN: "drained",
     Event.CANCEL: "cancelled",
     Event.EXPIRE: "expired",
+    Event.FAIL: "failed",
     Event.CLOSE: "closed",
 }
 _FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.EXPIRED})
-_CLOSING = frozenset({State.FINALIZING, State.CANCELLING, State.EXPIRING})
+_CLOSING = frozenset({State.FINALIZING, State.CANCELLING, State.EXPIRING, State.FAILING})
 
 
 def advance(state: State, event: Event) -> State:
@@ -120,12 +155,23 @@ class Outcome(IntEnum):
     """Every try was lost: 5xx, time-out or dropped connection."""
 
 
+AUDIO_TOKENS_PER_S = 25
+"""As so many tokens of a prompt a second of audio counts where work of all kinds is told in tokens."""
+
+
 class Usage(NamedTuple):
     """Tokens as the engine reported them; zero where it reported none."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    audio_ms: int = 0
+    """Of the clips that were written down."""
+
+    @property
+    def audio_tokens(self) -> int:
+        """As how many tokens the audio counts among work of other kinds."""
+        return self.audio_ms * AUDIO_TOKENS_PER_S // 1000
 
 
 class Counts(msgspec.Struct, frozen=True):
@@ -145,6 +191,90 @@ class Counts(msgspec.Struct, frozen=True):
     def done(self) -> int:
         """Lines with a final outcome."""
         return self.answered + self.failed
+
+
+class Price(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a model costs: integers, in billionths of a dollar for a million tokens; None: not known, which is not 0."""
+
+    input_per_million: int | None = None
+    cached_input_per_million: int | None = None
+    """None: as other input."""
+    output_per_million: int | None = None
+    audio_per_minute: int | None = None
+    """In billionths of a dollar for a minute."""
+    discount_percent: int = 0
+    """Taken off for batches."""
+
+
+class Reservation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the lines of a batch are taken to need of one model."""
+
+    lines: int
+    prompt_tokens: int
+    completion_tokens: int
+    prompt_per_mille: int = 1000
+    """The guess for the prompts was multiplied by so many thousandths, as engines had reported of earlier batches."""
+
+    def left(self, done: int) -> int:
+        """Tokens that are still to be computed once so many of the lines are done; the last line has its share."""
+        left = max(0, self.lines - done)
+        tokens = self.prompt_tokens + self.completion_tokens
+        return -(-tokens * left // self.lines) if left else 0
+
+
+# How long a clip is taken to be of which nothing is known yet.
+_CLIP_LENGTH_S = 60
+_ANSWERLESS = frozenset({"/v1/embeddings", "/v1/moderations", "/v1/rerank", "/v1/score", "/v1/images/generations"})
+
+
+def fit_to_endpoint(need: Reservation, endpoint: str) -> Reservation:
+    """What is guessed of the lines themselves, put right by what is done with them at the endpoint."""
+    if endpoint in AUDIO_ENDPOINTS:
+        # The lines say only where the audio is.
+        audio_tokens = need.lines * _CLIP_LENGTH_S * AUDIO_TOKENS_PER_S
+        return msgspec.structs.replace(need, prompt_tokens=audio_tokens, completion_tokens=0)
+    return msgspec.structs.replace(need, completion_tokens=0) if endpoint in _ANSWERLESS else need
+
+
+class UsageRow(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the lines of a batch for one model used that finished in one hour: a fold of the journal, each line once."""
+
+    model: str
+    """As the lines name it, or else the batch; empty: neither names one. "*": one of those beyond the first hundred."""
+    hour: int
+    """Whole hours from the epoch to the one in which the lines finished."""
+    answered: int = 0
+    failed: int = 0
+    usage: Usage = Usage()
+    """What engines computed."""
+    reused: int = 0
+    """Of the lines those that got the outcome of an identical one."""
+    reused_usage: Usage = Usage()
+    """What these would have used."""
+
+
+class Standing(NamedTuple):
+    """How far a batch is, and what it used so far."""
+
+    counts: Counts
+    usage: tuple[UsageRow, ...] = ()
+
+
+def infer_usage(counts: Counts, model_id: str | None, ended_at_ms: int | None) -> tuple[UsageRow, ...]:
+    """What a batch used that has no rows, as it ended before there were any: as if all was its model's, at its end."""
+    if ended_at_ms is None or not (counts.answered or any(counts.usage)):
+        return ()
+    return (
+        UsageRow(
+            model_id or "",
+            ended_at_ms // HOUR_MS,
+            counts.answered,
+            counts.failed,
+            counts.usage,
+            counts.reused,
+            counts.reused_usage,
+        ),
+    )
 
 
 class BatchProblem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -185,7 +315,12 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
     expires_at_ms: int | None = None
     """When the file is removed; None: when it is deleted."""
     survey: bytes = b""
-    """What intake found out about the lines as a whole (`intake.survey`), as JSON; empty for output files."""
+    """What intake found out about the lines as a whole (`intake.survey`), as JSON; empty for what has no requests."""
+
+    @property
+    def is_media(self) -> bool:
+        """Whether requests may name it, and no batch can be made of it."""
+        return self.purpose in MEDIA_PURPOSES
 
 
 class Batch(msgspec.Struct, frozen=True, kw_only=True):
@@ -225,3 +360,16 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """When the outside is to be told, for the first time or again, that the batch has ended; None: nothing to do."""
     webhook_tries: int = 0
     """How often that was tried so far."""
+    key_id: str | None = None
+    """The key that made it, if it was one of the database's."""
+    prices: dict[str, Price] = {}
+    """Model -> what it cost when the batch was made; models without a price are left out."""
+    reserved: dict[str, Reservation] = {}
+    """Model -> what the batch was taken to need when it was made."""
+    usage: tuple[UsageRow, ...] = ()
+    """What it used, written with its final state; before that only the journal knows."""
+
+    @property
+    def used(self) -> tuple[UsageRow, ...]:
+        """As `usage`; of a batch that ended before there was such a thing what its counts tell."""
+        return self.usage or infer_usage(self.counts, self.model_id, self.ended_at_ms)

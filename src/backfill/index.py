@@ -6,7 +6,9 @@ a body: it says where the body lies. Stored beside the file as
     magic (8 bytes) | header length (u32) | header (JSON) | columns | CRC-32 of all before it (u32)
 
 with every number little-endian, so that an index can be read by another machine than the one that wrote it. The
-magic says which columns there are: an index of before the prefix hashes is read as one of prompts that share nothing.
+magic says which columns there are: an index of before the prefix hashes is read as one of prompts that share nothing,
+one of before the shapes as one of lines of which each will do, and shapes of before pictures and clips as those of
+lines that may name one.
 """
 
 import struct
@@ -17,25 +19,41 @@ from collections.abc import Sequence
 
 import msgspec
 
-from backfill.batch import BatchProblem
+from backfill.batch import BatchProblem, Reservation
 from backfill.errors import StoreCorrupt
 
 __all__ = [
     "DEFAULT_ANSWER_TOKENS",
+    "MODELS_KEPT",
+    "NEEDS_KEPT",
+    "OTHER_MODELS",
     "PREFIX_LEVELS",
     "PREFIX_MARKS",
+    "UNKNOWN_SHAPE",
     "EndpointSurvey",
     "IndexBuilder",
     "LineFacts",
     "LineIndex",
+    "LineKind",
     "Survey",
+    "sum_needs",
 ]
 
 DEFAULT_ANSWER_TOKENS = 256
 """How long an answer is taken to be where the request sets no limit."""
+MODELS_KEPT = 100
+"""How many model ids a survey has at most."""
+NEEDS_KEPT = 100
+"""Models of one file whose tokens are told apart: those that need the most."""
+OTHER_MODELS = "*"
+"""All further models of a file together, under the name that they have in the settings too."""
 PREFIX_LEVELS = 8
 PREFIX_MARKS = tuple(256 << level for level in range(PREFIX_LEVELS))
 """How many beginnings of a prompt are hashed; each is twice as long as the one before."""
+UNKNOWN_SHAPE = 0b1011_1111
+"""The shape (`wire.line_shape`) of a line of which nothing was noted: it has whatever an endpoint may need."""
+_NOT_NOTED = 0b1011_1000
+_IS_FAULT = 0b0100_0000
 
 # Typecode and numbers a line of each column, in the order in which they are stored.
 _FIRST_COLUMNS = {
@@ -45,25 +63,58 @@ _FIRST_COLUMNS = {
     "token_estimates": ("I", 1),
     "custom_id_ends": ("I", 1),
 }
-_COLUMNS = _FIRST_COLUMNS | {"answer_tokens": ("I", 1), "prefix_hashes": ("I", PREFIX_LEVELS), "body_digests": ("Q", 1)}
-_MAGIC = b"BFINDEX2"
-_STORED_COLUMNS = {b"BFINDEX1": _FIRST_COLUMNS, _MAGIC: _COLUMNS}
+_SECOND_COLUMNS = _FIRST_COLUMNS | {
+    "answer_tokens": ("I", 1),
+    "prefix_hashes": ("I", PREFIX_LEVELS),
+    "body_digests": ("Q", 1),
+}
+_COLUMNS = _SECOND_COLUMNS | {"shapes": ("B", 1)}
+_THIRD_MAGIC = b"BFINDEX3"
+_MAGIC = b"BFINDEX4"
+_STORED_COLUMNS = {
+    b"BFINDEX1": _FIRST_COLUMNS,
+    b"BFINDEX2": _SECOND_COLUMNS,
+    _THIRD_MAGIC: _COLUMNS,
+    _MAGIC: _COLUMNS,
+}
+# Shapes of the third form had three bits for members, and above a fourth the number of a fault.
+_THIRD_SHAPES = bytes(shape % 8 | _NOT_NOTED if shape < 16 else _IS_FAULT | shape >> 4 for shape in range(256))
 # What holds for every line of an index that was stored without the column.
-_ABSENT_NUMBERS = {"answer_tokens": DEFAULT_ANSWER_TOKENS, "prefix_hashes": 0, "body_digests": 0}
+_ABSENT_NUMBERS = {
+    "answer_tokens": DEFAULT_ANSWER_TOKENS,
+    "prefix_hashes": 0,
+    "body_digests": 0,
+    "shapes": UNKNOWN_SHAPE,
+}
 
 # A line in the making: one call packs all its numbers, where a column each would take a call each. Padded to 8 bytes,
 # so that the rows can be read as u32 and as u64 numbers, and a column is every so many of them.
-_ROW = struct.Struct(f"=QQIIIII{PREFIX_LEVELS}I4x")
+_ROW = struct.Struct(f"=QQIIIII{PREFIX_LEVELS}IB3x")
 _pack_row = _ROW.pack
 _ROW_COLUMNS_U64 = ("body_offsets", "body_digests")
 _ROW_COLUMNS_U32 = ("body_lengths", "models", "token_estimates", "custom_id_ends", "answer_tokens")
+_ROW_SHAPE = _ROW.size - 4
 
 
 class EndpointSurvey(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why a file's lines would not do for one endpoint: the first few reasons, and how many there are."""
+    """Why lines of a file would not do for one endpoint: the first few reasons, and how many there are."""
 
     problems: tuple[BatchProblem, ...] = ()
     problem_count: int = 0
+
+
+class LineKind(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Lines that are alike in all that decides where they may go."""
+
+    shape: int
+    """As in the index."""
+    has_model: bool
+    method: str | None = None
+    """The lines' own, cut where no endpoint is so long; so is `url`."""
+    url: str | None = None
+    count: int = 0
+    first: tuple[int, ...] = ()
+    """The first few lines; they count from 1, blank ones included."""
 
 
 class Survey(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -74,13 +125,42 @@ class Survey(msgspec.Struct, frozen=True, omit_defaults=True):
     models: tuple[str, ...] = ()
     """The first few distinct model ids."""
     lines_without_model: int = 0
-    first_without_model: int | None = None
     problems: tuple[BatchProblem, ...] = ()
-    """The first few reasons that hold for every endpoint."""
+    """The first few reasons why the file cannot be a batch, whatever the endpoint."""
     problem_count: int = 0
-    endpoints: dict[str, EndpointSurvey] = {}
+    kinds: tuple[LineKind, ...] = ()
+    """What the lines are like, so that they can be judged for any endpoint when a batch is made."""
+    own_problems: tuple[BatchProblem, ...] = ()
+    """What is known more exactly of some lines than of their kind."""
     targets: dict[str, EndpointSurvey] = {}
-    """The same for the lines' own `method` and `url`, which count in OpenAI's dialect only."""
+    """Of files of before kinds were kept, as are the next two. Endpoint -> reasons against the whole file in the
+    lines' own `method` and `url`, which count in OpenAI's dialect only."""
+    endpoints: dict[str, EndpointSurvey] = {}
+    """Endpoint -> requests that are not sent there, each for its own fault; the others of the file run."""
+    without_model: dict[str, EndpointSurvey] = {}
+    """Endpoint -> requests that would do but name no model, which they need if their batch names none."""
+    needs: dict[str, Reservation] = {}
+    """Model -> what its lines are taken to need; "" for lines without a model. See `sum_needs`."""
+
+
+def sum_needs(index: "LineIndex") -> dict[str, Reservation]:
+    """What the lines of each model are taken to need: of the NEEDS_KEPT that need the most, and of OTHER_MODELS."""
+    names = index.model_names
+    if len(names) == 1:
+        answers = sum(index.answer_tokens)
+        sums = [[len(index), sum(index.token_estimates) - answers, answers]]
+    else:
+        sums = [[0, 0, 0] for _ in names]
+        for model, tokens, answer in zip(index.models, index.token_estimates, index.answer_tokens, strict=True):
+            known = sums[model]
+            known[0] += 1
+            known[1] += tokens - answer
+            known[2] += answer
+    ranked = sorted(zip(names, sums, strict=True), key=lambda each: -sum(each[1][1:]))
+    needs = {name or "": Reservation(*found) for name, found in ranked[:NEEDS_KEPT]}
+    if rest := [found for _, found in ranked[NEEDS_KEPT:]]:
+        needs[OTHER_MODELS] = Reservation(*(sum(column) for column in zip(*rest, strict=True)))
+    return needs
 
 
 class LineFacts(msgspec.Struct, gc=False):
@@ -98,6 +178,8 @@ class LineFacts(msgspec.Struct, gc=False):
     """PREFIX_LEVELS hashes of beginnings of the prompt, the shortest first; 0: the prompt is not as long as that."""
     body_digest: int
     """Hash of the body's bytes if it asks for the same answer each time; 0 if it does not."""
+    shape: int
+    """What decides to which endpoints the request can go, in one byte: `wire.line_shape`."""
 
 
 class _Header(msgspec.Struct, frozen=True):
@@ -131,6 +213,8 @@ class LineIndex:
         """
         self.body_digests = columns["body_digests"]
         """Hash of the body's bytes if it asks for the same answer each time, else 0; for proof, compare the bytes."""
+        self.shapes = columns["shapes"]
+        """What decides to which endpoints each request can go: `wire.line_shape`."""
         self.model_names = tuple(model_names)
         """None stands for a line that names no model."""
         self._custom_id_ends = columns["custom_id_ends"]
@@ -157,6 +241,7 @@ class LineIndex:
             "answer_tokens": self.answer_tokens,
             "prefix_hashes": self.prefix_hashes,
             "body_digests": self.body_digests,
+            "shapes": self.shapes,
         }
         parts += [_to_little_endian(columns[name]) for name in _COLUMNS]
         parts.append(self._custom_ids)
@@ -184,6 +269,8 @@ class LineIndex:
                 position += size
             else:
                 columns[name] = array(typecode, [_ABSENT_NUMBERS[name]]) * count
+        if data[:8] == _THIRD_MAGIC:
+            columns["shapes"] = array("B", columns["shapes"].tobytes().translate(_THIRD_SHAPES))
         custom_ids = bytes(content[position : position + header.custom_ids_size_bytes])
         return cls(columns=columns, model_names=header.model_names, custom_ids=custom_ids)
 
@@ -208,6 +295,7 @@ class IndexBuilder:
             len(self._custom_ids),
             line.answer_tokens,
             *line.prefix_hashes,
+            line.shape,
         )
 
     @property
@@ -223,6 +311,7 @@ class IndexBuilder:
             per_row = _ROW.size // numbers[typecode].itemsize
             columns |= {name: numbers[typecode][skipped + place :: per_row] for place, name in enumerate(names)}
         columns["prefix_hashes"] = self._gather_prefix_hashes(numbers["I"])
+        columns["shapes"] = array("B", self._rows[_ROW_SHAPE :: _ROW.size])
         return LineIndex(columns=columns, model_names=tuple(self._models), custom_ids=bytes(self._custom_ids))
 
     @staticmethod

@@ -1,10 +1,24 @@
-"""What the dispatcher tells of its replicas, for whoever shows it: the nouns of `/metrics` and of `backfill status`."""
+"""What the server tells of its models and replicas, and of batches that wait."""
 
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
+from typing import Literal, NamedTuple
 
 import msgspec
 
-__all__ = ["Bottleneck", "ReplicaState", "ReplicaStatus"]
+__all__ = [
+    "Bottleneck",
+    "Forecast",
+    "MetricFamily",
+    "MetricsSource",
+    "ReplicaState",
+    "ReplicaStatus",
+    "ServedModel",
+    "WaitReason",
+    "Waiting",
+]
+
+_MESSAGE_LENGTH = 500
 
 
 class Bottleneck(StrEnum):
@@ -18,12 +32,23 @@ class Bottleneck(StrEnum):
     """It answers 429, or asks to wait."""
     CEILING = "ceiling"
     """The configured concurrency."""
+    LIVE_TRAFFIC = "live_traffic"
+    """Live requests, which go first."""
     DISK = "disk"
     """The journal's disk does not keep up."""
     BACKFILL = "backfill"
     """This process: its event loop has no time left."""
     UNKNOWN = "unknown"
     """Still being found out."""
+
+
+class Forecast(msgspec.Struct, frozen=True):
+    """When a batch will be done, if nothing changes."""
+
+    done_at_ms: int
+    """Milliseconds since the epoch."""
+    is_late: bool
+    """That is after its deadline."""
 
 
 class ReplicaState(StrEnum):
@@ -37,6 +62,13 @@ class ReplicaState(StrEnum):
     """It failed; one request at a time tries whether it is well again."""
     PAUSED = "paused"
     """It failed or asked to wait; nothing is sent for a while."""
+
+
+class ServedModel(msgspec.Struct, frozen=True):
+    """A model that requests may ask for, and at which endpoints."""
+
+    id: str
+    endpoints: tuple[str, ...]
 
 
 class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,12 +94,82 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Requests answered with 429."""
     reused: int
     """Lines answered with the answer of an identical one."""
+    preempted: int = 0
+    """Requests that were cancelled to make a place for a live one; their lines are sent again."""
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    busy_ms: int = 0
+    """How long it had requests of batches to answer, as far as they were answered."""
+    hardware_cost_per_million: str | None = None
+    """What its time cost for a million of these tokens; None: its settings do not say what it costs."""
+    list_price_per_million: str | None = None
+    """What the same tokens would cost at list price; None: not known."""
+    currency: str | None = None
+    """That of these two."""
+    live_in_flight: int = 0
+    """Live requests that are with the engine, those of others by its own gauges."""
+    batch_limit: int | None = None
+    """Requests of batches that live requests leave room for; None: all that the concurrency limit says."""
     waiting_in_engine: int | None = None
     """As the engine's own gauges say; None where it has none."""
     kv_cache_use: float | None = None
     """From 0 to 1."""
     trouble: str | None = None
     """Why nothing is sent to it now."""
+
+
+class WaitReason(StrEnum):
+    """Why a batch does not move. The words stand in batch objects: they are part of the interface."""
+
+    STORE = "store_unavailable"
+    """The disk or the database takes or gives nothing."""
+    ENGINE = "engine_unavailable"
+    """No engine that serves its lines can be reached, or wants what it is sent."""
+    STARTING = "engine_starting"
+    """The engine is being started; loading a model takes minutes."""
+    RATE_LIMIT = "rate_limited"
+    """The engine answers 429, and nothing else."""
+    MEMORY = "engine_memory"
+    """Another engine has the memory that its engine needs."""
+    LIVE_TRAFFIC = "live_traffic"
+    """Live requests go first."""
+    MEDIA = "media_fetches"
+    """What its requests name by links is being fetched."""
+    OTHER_BATCHES = "other_batches"
+    """Batches whose turn it is first are worked on: `docs/service.md`."""
+    INTERNAL = "internal_error"
+    """A fault of Backfill's own; it is tried again."""
+
+
+class Waiting(msgspec.Struct, frozen=True):
+    """What holds a batch up, now."""
+
+    reason: WaitReason
+    message: str
+    """One sentence, of bounded length, without paths of this machine."""
+    since_ms: int
+    """Milliseconds since the epoch."""
+
+    @classmethod
+    def explain(cls, reason: WaitReason, message: str, since_ms: int) -> "Waiting":
+        """The message on one line, and cut if it is long: an engine's own words may be part of it."""
+        line = " ".join(message.split())
+        return cls(reason, line if len(line) <= _MESSAGE_LENGTH else f"{line[: _MESSAGE_LENGTH - 1]}…", since_ms)
+
+
+class MetricFamily(NamedTuple):
+    """What one metric of `/metrics` says at this moment, without the library that writes it."""
+
+    name: str
+    """With its unit at the end; a counter without the `_total` that it is shown with."""
+    description: str
+    kind: Literal["gauge", "counter"]
+    labels: tuple[str, ...]
+    samples: Mapping[tuple[str, ...], float]
+    """Values of the labels -> the number. Bounded by whoever makes them: of keys, owners and models there may be many,
+    so what lies beyond the first hundred or so goes together under "other"."""
+
+
+MetricsSource = Callable[[], Awaitable[Sequence[MetricFamily]]]
+"""A part of the server that has something to tell; asked anew for each answer."""

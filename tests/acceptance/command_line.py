@@ -1,4 +1,4 @@
-"""`backfill ...` as a process of its own, as a user starts it."""
+"""`backfill ...` as a process of its own, as a user starts it, or forked from one that has its libraries loaded."""
 
 import json
 import os
@@ -7,10 +7,12 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
+
+from tests.support.prepared_process import PreparedProcess
 
 __all__ = ["CommandLine", "backfill"]
 
@@ -18,29 +20,60 @@ NO_VARIABLES: Mapping[str, str] = {}
 _TIMEOUT_S = 60.0
 
 
-class CommandLine:
-    """A running command; a context manager that leaves no process behind. Its output is read while it runs."""
+class _FreshProcess:
+    """As a `PreparedProcess`, from nothing."""
 
     def __init__(
-        self, *arguments: object, folder: Path, stdin: bytes | None = None, variables: Mapping[str, str] = NO_VARIABLES
+        self, arguments: Sequence[str], environment: Mapping[str, str], *, folder: Path, stdin: bytes | None
     ) -> None:
-        command = [sys.executable, "-m", "backfill", *map(str, arguments)]
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("BACKFILL_")}
-        self._process = subprocess.Popen(
-            command,
+        process = self._process = subprocess.Popen(
+            [sys.executable, "-m", "backfill", *arguments],
             cwd=folder,
-            env=environment | dict(variables),
+            env=environment,
             stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self.stdout, self.stderr = process.stdout, process.stderr
+        if process.stdin is not None:
+            process.stdin.write(stdin or b"")
+            process.stdin.close()
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    def wait(self, timeout_s: float) -> int:
+        return self._process.wait(timeout_s)
+
+    def send_signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+
+class CommandLine:
+    """A running command; a context manager that leaves no process behind. Its output is read while it runs.
+
+    `fresh`: it starts from nothing, as it does for a user; others have what they load loaded already.
+    """
+
+    def __init__(
+        self,
+        *arguments: object,
+        folder: Path,
+        stdin: bytes | None = None,
+        variables: Mapping[str, str] = NO_VARIABLES,
+        fresh: bool = False,
+    ) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("BACKFILL_")}
+        kind = _FreshProcess if fresh else PreparedProcess
+        command = [str(argument) for argument in arguments]
+        self._process = kind(command, environment | dict(variables), folder=folder, stdin=stdin)
         self._out: list[str] = []
         self._err: list[str] = []
         self._changed = threading.Condition()
         self._readers = [self._read(self._process.stdout, self._out), self._read(self._process.stderr, self._err)]
-        if self._process.stdin is not None:
-            self._process.stdin.write(stdin or b"")
-            self._process.stdin.close()
 
     def __enter__(self) -> Self:
         return self
@@ -48,8 +81,8 @@ class CommandLine:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
+        if self._process.is_running:
+            self._process.send_signal(signal.SIGKILL)
         self.wait()
 
     @property
@@ -79,7 +112,7 @@ class CommandLine:
         deadline = time.monotonic() + _TIMEOUT_S
         with self._changed:
             while not is_there(self):
-                assert self._process.poll() is None, f"it ended first: {self.out}{self.err}"
+                assert self._process.is_running, f"it ended first: {self.out}{self.err}"
                 assert self._changed.wait(deadline - time.monotonic()), f"it never came to that: {self.out}{self.err}"
 
     def wait_for_answers(self, count: int) -> None:
@@ -90,9 +123,7 @@ class CommandLine:
         """Send a signal."""
         self._process.send_signal(number)
 
-    def _read(self, stream: IO[bytes] | None, lines: list[str]) -> threading.Thread:
-        assert stream is not None
-
+    def _read(self, stream: IO[bytes], lines: list[str]) -> threading.Thread:
         def read() -> None:
             with stream:
                 for line in stream:
@@ -108,9 +139,13 @@ class CommandLine:
 
 
 def backfill(
-    *arguments: object, folder: Path, stdin: bytes | None = None, variables: Mapping[str, str] = NO_VARIABLES
+    *arguments: object,
+    folder: Path,
+    stdin: bytes | None = None,
+    variables: Mapping[str, str] = NO_VARIABLES,
+    fresh: bool = False,
 ) -> tuple[int, str, str]:
     """Run a command to its end: exit code, standard output, standard error."""
-    with CommandLine(*arguments, folder=folder, stdin=stdin, variables=variables) as command:
+    with CommandLine(*arguments, folder=folder, stdin=stdin, variables=variables, fresh=fresh) as command:
         code = command.wait()
         return code, command.out, command.err

@@ -11,12 +11,12 @@ from tests.support.lines import request_line
 
 def test_standard_input_is_read(tmp_path: Path) -> None:
     lines = b"\n".join([request_line(0), b"{", b"", request_line(0)]) + b"\n"
-    code, out, err = backfill("check", "-", folder=tmp_path, stdin=lines)
+    code, out, err = backfill("check", "-", folder=tmp_path, stdin=lines, fresh=True)
     assert (code, err) == (2, "")
     named = out.splitlines()
     assert named[0].startswith("<stdin>:2: The line is not valid JSON")
-    assert named[1].startswith("<stdin>:4: custom_id 'request-0' is used by line 1 already.")
-    assert named[-1] == "2 problems"
+    assert named[1].startswith('<stdin>:4: custom_id "request-0" is used by line 1 already.')
+    assert named[-1] == "2 problems of the file: a batch of it fails"
 
 
 def test_nobody_reads_and_nobody_complains(tmp_path: Path) -> None:

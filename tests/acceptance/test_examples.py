@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.engine_process import NullEngine
+from bench.null.process import NullEngine
 from tests.acceptance.command_line import backfill
 from tests.support.server_process import BackfillServer
 
@@ -65,9 +65,28 @@ def test_curl_quickstart(server: BackfillServer) -> None:
 
 
 def test_the_readme_s_python(server: BackfillServer) -> None:
-    (code,) = find_blocks("python")
-    assert DEFAULT_URL in code
+    (code,) = [block for block in find_blocks("python") if DEFAULT_URL in block]
     assert read_answered(run([sys.executable, "-c", code.replace(DEFAULT_URL, server.url)])) == CUSTOM_IDS
+
+
+def test_the_readme_s_call_from_python(tmp_path: Path, engine: NullEngine) -> None:
+    (code,) = [block for block in find_blocks("python") if "import backfill" in block]
+    code += "\nassert [sorted(row) for row in answers] == [['_error', 'label', 'text']], answers\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        env=os.environ
+        | {
+            "BACKFILL_ENGINES__NULL__URL": engine.url,
+            "BACKFILL_ENGINES__NULL__MODELS": '["m"]',
+            "XDG_CACHE_HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_readme_s_configuration_is_accepted(tmp_path: Path) -> None:
@@ -77,7 +96,7 @@ def test_the_readme_s_configuration_is_accepted(tmp_path: Path) -> None:
 
 
 def test_the_readme_s_run(tmp_path: Path, engine: NullEngine) -> None:
-    (block,) = [block for block in find_blocks("sh") if "backfill run" in block]
+    (block,) = [block for block in find_blocks("sh") if "backfill run examples/requests.jsonl" in block]
     commands = [line.split() for line in block.splitlines() if line.startswith("backfill run")]
     assert commands
     for number, (_, _, _, _, output, *options) in enumerate(commands):
@@ -90,6 +109,21 @@ def test_the_readme_s_run(tmp_path: Path, engine: NullEngine) -> None:
         command = ["run", REQUESTS, "-o", output, *engine_options, *kept]
         assert backfill(*command, folder=folder)[0] == 0
         assert read_answered((folder / output).read_text()) == CUSTOM_IDS
+
+
+def test_table(engine: NullEngine, tmp_path: Path) -> None:
+    variables = {"ENGINE_URL": engine.url, "ENGINE_MODEL": "m", "XDG_CACHE_HOME": str(tmp_path)}
+    lines = run([sys.executable, "examples/table.py"], **variables).splitlines()
+    # The null engine's answer is none of the two.
+    assert [line.partition(":")[0] for line in lines] == ["1", "2", "3"]
+    assert all("[bad_answer]" in line for line in lines)
+
+
+@pytest.mark.engine
+def test_table_with_the_built_in_engine(tmp_path: Path) -> None:
+    lines = run([sys.executable, "examples/table.py"], XDG_STATE_HOME=str(tmp_path)).splitlines()
+    assert len(lines) == 3
+    assert all(re.fullmatch(r"\d: (positive|negative)", line) for line in lines)
 
 
 @pytest.mark.engine

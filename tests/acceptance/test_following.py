@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench.engine_process import NullEngine
+from bench.null.process import NullEngine
 from tests.acceptance.command_line import CommandLine, backfill
 from tests.support.client import Client
 from tests.support.lines import marker_of, request_lines

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench.engine_process import NullEngine
+from bench.null.process import NullEngine
 from tests.support.lines import request_lines
 from tests.support.server_process import BackfillServer
 
@@ -19,7 +19,9 @@ HEADERS = {"authorization": f"Bearer {API_KEY}"}
 # Every check but the one that takes 400 for an answer to valid data: what a schema allows may still be wrong, such as
 # the checksum of other bytes.
 EXCLUDED_CHECKS = "positive_data_acceptance"
-EXAMPLES_MAX = 15
+# How many examples of each operation, or for how many seconds ever more of them.
+SHORT = ("--max-examples", "15")
+LONG = ("--max-time", "180")
 # In a form everything is a string, so that a "wrong type" is none, which this check does not know.
 SETTINGS = """
 [[operations]]
@@ -53,14 +55,17 @@ def make_ids(client: httpx.Client) -> dict[str, list[str]]:
     return found
 
 
-@pytest.mark.timeout(180)
-def test_the_server_does_what_its_document_says(server: BackfillServer, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("budget", [SHORT, pytest.param(LONG, marks=pytest.mark.slow)], ids=["short", "long"])
+def test_the_server_does_what_its_document_says(
+    server: BackfillServer, tmp_path: Path, budget: tuple[str, ...]
+) -> None:
     with httpx.Client(base_url=server.url, headers=HEADERS) as client:
         ids = make_ids(client)
     (tmp_path / "schemathesis.toml").write_text(SETTINGS)
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", f"{server.url}/openapi.json"]
     command += ["--header", f"Authorization: Bearer {API_KEY}", "--exclude-checks", EXCLUDED_CHECKS]
-    command += ["--max-examples", str(EXAMPLES_MAX), "--seed", "1", "--continue-on-failure", "--no-shrink"]
+    command += ["--seed", "1", "--continue-on-failure", "--no-shrink", *budget]
     environment = os.environ | {
         "SCHEMATHESIS_HOOKS": "tests.acceptance.openapi_hooks",
         "PYTHONPATH": str(Path(__file__).parents[2]),
@@ -68,7 +73,7 @@ def test_the_server_does_what_its_document_says(server: BackfillServer, tmp_path
         "NO_COLOR": "1",
     }
     done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=170, check=False
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=580, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert server.is_running

@@ -7,7 +7,7 @@ import pytest
 import together.lib.resources.files as together_files
 from together import Together
 
-from bench.engine_process import NullEngine
+from bench.null.process import NullEngine
 from tests.support.lines import request_lines
 from tests.support.server_process import BackfillServer
 

@@ -1,7 +1,9 @@
 """`backfill run` from end to end, and what is left when it is stopped in the middle."""
 
 import json
+import os
 import signal
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from bench.engine_process import NullEngine
+from bench.null.process import NullEngine
 from tests.acceptance.command_line import CommandLine, backfill
 from tests.support.lines import marker_of, request_line
 
@@ -60,11 +62,28 @@ def assert_nothing_ran_twice_but(numbers: range, engine: NullEngine) -> None:
 
 
 def test_every_line_is_answered_in_input_order(folder: Path, engine: NullEngine) -> None:
-    code, out, err = backfill(*options(engine), folder=folder)
+    code, out, err = backfill(*options(engine), folder=folder, fresh=True)
     assert (code, out) == (0, "")
     assert_complete(folder)
     assert "12 answered, 0 failed" in err
     assert "6,144 tokens in, 768 out" in err
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o022, 0o027])
+def test_results_follow_the_umask_and_the_state_folder_is_private(folder: Path, engine: NullEngine, umask: int) -> None:
+    engine.behave(faults=HANG_ONCE)
+    before = os.umask(umask)
+    try:
+        with CommandLine(*options(engine, "--json"), folder=folder, variables=QUICK) as run:
+            run.wait_for_answers(8)
+            state = folder / "out.jsonl.backfill"
+            modes = {stat.S_IMODE(path.stat().st_mode) for path in (state, *state.rglob("*"))}
+            run.send(signal.SIGINT)
+        assert modes == {0o700, 0o600}
+        assert backfill(*options(engine), folder=folder, variables=QUICK)[0] == 0
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((folder / "out.jsonl").stat().st_mode) == 0o666 & ~umask
 
 
 def test_refused_lines_go_to_the_error_file(folder: Path, engine: NullEngine) -> None:
@@ -87,6 +106,20 @@ def test_where_errors_go_can_be_said(folder: Path, engine: NullEngine) -> None:
     assert code == 1
     assert len(read(folder / "bad.jsonl")) == LINES
     assert (folder / "out.jsonl").read_bytes() == b""
+
+
+def test_requests_that_cannot_be_sent_are_errors_and_the_others_run(folder: Path, engine: NullEngine) -> None:
+    bad = [request_line(number, custom_id=f"bad-{number}", stream=True) for number in range(50, 52)]
+    (folder / "in.jsonl").write_bytes(b"\n".join([bad[0], *(request_line(n) for n in range(LINES)), bad[1]]) + b"\n")
+    code, _, err = backfill(*options(engine), folder=folder)
+    assert code == 1
+    assert f"{LINES} answered, 2 failed" in err
+    assert [result["custom_id"] for result in read(folder / "out.jsonl")] == [f"request-{n}" for n in range(LINES)]
+    assert {error["custom_id"]: error["error"]["code"] for error in read(folder / "out.errors.jsonl")} == {
+        "bad-50": "invalid_request",
+        "bad-51": "invalid_request",
+    }
+    assert engine.stats()["received"] == LINES
 
 
 def test_every_bad_line_is_named_and_nothing_runs(folder: Path, engine: NullEngine) -> None:
@@ -240,7 +273,7 @@ def test_requests_without_a_model_take_the_one_given(folder: Path, engine: NullE
         (("in.jsonl", "-o", "out.jsonl", "--engine", "http://x", "--api-key-env", "X_KEY"), "error: The environment"),
         (("in.jsonl", "-o", "out.jsonl", "--api-key-env", "X_KEY"), "error: --api-key-env is the key of --engine"),
         (("in.jsonl", "-o", "."), "Usage:"),
-        (("in.jsonl",), "Usage:"),
+        (("in.jsonl",), "error: -o FILE says where the answers go"),
         (("in.jsonl", "-o", "out.jsonl", "--concurrency", "0"), "Usage:"),
     ],
 )

@@ -1,8 +1,13 @@
 """submit, status, watch, list, cancel and download against a real `backfill serve`."""
 
 import json
+import os
+import pty
 import re
+import select
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +15,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from bench.engine_process import NullEngine
+from bench.null.process import NullEngine
 from tests.acceptance.command_line import CommandLine, backfill
 from tests.support.lines import marker_of, request_line
 from tests.support.server_process import BackfillServer
@@ -48,28 +53,28 @@ def variables(server: BackfillServer) -> dict[str, str]:
     return {"BACKFILL_URL": server.url + "/v1", "BACKFILL_API_KEY": KEY}
 
 
-def submit(folder: Path, variables: dict[str, str], *options: str) -> str:
-    code, out, err = backfill("submit", "in.jsonl", *options, folder=folder, variables=variables)
+def submit(folder: Path, variables: dict[str, str], *options: str, fresh: bool = False) -> str:
+    code, out, err = backfill("submit", "in.jsonl", *options, folder=folder, variables=variables, fresh=fresh)
     assert code == 0, err
     return out.strip()
 
 
 def test_a_batch_from_submit_to_download(folder: Path, variables: dict[str, str]) -> None:
-    batch_id = submit(folder, variables)
-    code, _, err = backfill("watch", batch_id, folder=folder, variables=variables)
+    batch_id = submit(folder, variables, fresh=True)
+    code, _, err = backfill("watch", batch_id, folder=folder, variables=variables, fresh=True)
     assert code == 0
     assert "COMPLETED: 6 answered, 0 failed" in err
 
-    code, out, err = backfill("status", batch_id, folder=folder, variables=variables)
+    code, out, err = backfill("status", batch_id, folder=folder, variables=variables, fresh=True)
     assert code == 0
     assert "status     COMPLETED" in out
     assert "done       6 of 6, 0 failed (100 %)" in out
 
-    code, out, _ = backfill("list", folder=folder, variables=variables)
+    code, out, _ = backfill("list", folder=folder, variables=variables, fresh=True)
     assert code == 0
     assert any(line.startswith(batch_id) and "COMPLETED" in line and "6/6" in line for line in out.splitlines())
 
-    code, _, err = backfill("download", batch_id, "-o", "out.jsonl", folder=folder, variables=variables)
+    code, _, err = backfill("download", batch_id, "-o", "out.jsonl", folder=folder, variables=variables, fresh=True)
     assert (code, err) == (0, "answers: out.jsonl\n")
     answered = [json.loads(line)["custom_id"] for line in (folder / "out.jsonl").read_text().splitlines()]
     assert answered == [f"request-{number}" for number in range(6)]
@@ -131,7 +136,7 @@ def test_a_watcher_goes_and_the_batch_stays(folder: Path, variables: dict[str, s
 def test_a_batch_is_cancelled(folder: Path, variables: dict[str, str], engine: NullEngine) -> None:
     engine.behave(hold=True)
     batch_id = submit(folder, variables)
-    code, out, _ = backfill("cancel", batch_id, "--json", folder=folder, variables=variables)
+    code, out, _ = backfill("cancel", batch_id, "--json", folder=folder, variables=variables, fresh=True)
     assert code == 0
     assert json.loads(out)["id"] == batch_id
     code, _, err = backfill("watch", batch_id, folder=folder, variables=variables)
@@ -223,3 +228,78 @@ def test_another_server_is_told_from_ours(tmp_path: Path) -> None:
     with NullEngine() as other:
         code, _, err = backfill("list", "--url", other.url, folder=tmp_path)
     assert (code, err) == (2, "error: no such place\n")
+
+
+def test_a_batch_that_waits_says_why(tmp_path: Path, folder: Path) -> None:
+    with NullEngine() as engine, BackfillServer(tmp_path / "data", engine.url) as server:
+        variables = {"BACKFILL_URL": server.url}
+        port = engine.port
+        engine.kill()
+        batch_id = submit(folder, variables)
+        with CommandLine("watch", batch_id, folder=folder, variables=variables) as watch:
+            watch.wait_for(lambda it: "waiting: engine null: " in it.err)
+            code, out, _ = backfill("status", batch_id, folder=folder, variables=variables)
+            assert code == 0
+            assert re.search(r"^waiting +since \S+: engine null: .* \[engine_unavailable\]$", out, re.MULTILINE)
+            with NullEngine(port=port):
+                assert watch.wait() == 0
+        code, out, _ = backfill("status", batch_id, folder=folder, variables=variables)
+        assert "waiting" not in out
+
+
+def test_what_failed_for_one_reason_runs_again(engine: NullEngine, folder: Path, variables: dict[str, str]) -> None:
+    engine.behave(faults={marker_of(1): ["400"], marker_of(2): ["500"] * 5, marker_of(3): ["500"] * 5})
+    batch_id = submit(folder, variables)
+    code, _, _ = backfill("watch", batch_id, folder=folder, variables=variables)
+    assert code == 1
+    engine.behave(faults=None)
+    code, out, _ = backfill("failures", batch_id, folder=folder, variables=variables)
+    assert code == 0
+    assert "      2  server_error" in out
+    assert f"backfill retry {batch_id} --group " in out
+    code, out, err = backfill("retry", batch_id, "--reason", "server_error", folder=folder, variables=variables)
+    assert (code, err) == (0, "2 requests run again\n")
+    code, _, err = backfill("watch", out.strip(), folder=folder, variables=variables)
+    assert (code, "COMPLETED: 2 answered, 0 failed" in err) == (0, True)
+    code, _, err = backfill("failures", out.strip(), folder=folder, variables=variables)
+    assert (code, err) == (0, "no request failed\n")
+    code, _, err = backfill("retry", batch_id, "--reason", "nothing", folder=folder, variables=variables)
+    assert code == 2
+    assert "Codes of those that failed: " in err
+
+
+def test_what_the_server_does_is_shown_at_a_glance(engine: NullEngine, folder: Path, variables: dict[str, str]) -> None:
+    engine.behave(hold=True)
+    batch_id = submit(folder, variables)
+    engine.wait_for(lambda stats: stats["in_flight"] > 0)
+    code, out, err = backfill("top", folder=folder, variables=variables)
+    assert (code, err) == (0, "")
+    assert "null" in out
+    assert re.search(rf"{batch_id[-12:]}  in_progress  ░{{20}}  0/6", out)
+    engine.behave(hold=False)
+    backfill("watch", batch_id, folder=folder, variables=variables)
+    code, out, _ = backfill("top", "--once", folder=folder, variables=variables)
+    assert re.search(rf"{batch_id[-12:]}  completed    █{{20}}  6/6", out)
+
+
+def test_the_live_view_ends_with_ctrl_c(server: BackfillServer, variables: dict[str, str]) -> None:
+    master, slave = pty.openpty()
+    environment = os.environ | variables | {"TERM": "xterm", "COLUMNS": "100", "LINES": "30"}
+    command = [sys.executable, "-m", "backfill", "top", "--every", "0.2"]
+    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, env=environment) as process:
+        try:
+            os.close(slave)
+            read_until(master, server.url.encode())
+            process.send_signal(signal.SIGINT)
+            assert process.wait(30) == 0
+        finally:
+            process.kill()
+            os.close(master)
+
+
+def read_until(terminal: int, wanted: bytes) -> None:
+    seen = b""
+    while wanted not in seen:
+        ready, _, _ = select.select([terminal], [], [], 30)
+        assert ready, seen
+        seen += os.read(terminal, 65536)

@@ -7,10 +7,9 @@ import platform
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pytest
 from fastapi.openapi.utils import get_openapi
@@ -19,11 +18,11 @@ from backfill.batch import ENDPOINTS
 from backfill.config import Config
 from backfill.engines.reply import LostReason
 from backfill.status import Bottleneck, ReplicaState
-from backfill.web.api import Services, create_app
-from bench.engine_process import NullEngine
+from backfill.web.api.app import _PARTS
+from bench.null.process import NullEngine
 from tests.acceptance.command_line import backfill
 from tests.conformance.clients.environments import make_node_environment, make_python_environment
-from tests.support.client import FINAL, Client
+from tests.support.client import Client
 from tests.support.lines import marker_of, request_line, request_lines
 from tests.support.server_process import BackfillServer
 
@@ -90,15 +89,6 @@ def run(command: list[str], folder: Path, **variables: str) -> Ended:
         check=False,
     )
     return Ended(ended.returncode, ended.stdout, ended.stderr)
-
-
-def wait_for_end(client: Client, batch_id: str) -> dict[str, Any]:
-    deadline = time.monotonic() + TIMEOUT_S
-    while (batch := client.retrieve(batch_id))["status"] not in FINAL:
-        assert time.monotonic() < deadline, batch
-        time.sleep(0.02)
-    assert batch["status"] == "COMPLETED"
-    return batch
 
 
 def find_node_modules() -> Path:
@@ -281,7 +271,7 @@ def test_results_and_retry_after_the_steps(server: BackfillServer, client: Clien
     assert ended.code == 0, ended.err
     *results, again = ended.out.splitlines()
     assert sorted(json.loads(line)["custom_id"] for line in results) == ["question-1", "question-2"]
-    retried = wait_for_end(client, again)
+    retried = client.wait_for_end(again)
     (line,) = client.download(retried["output_file_id"])
     assert json.loads(line)["custom_id"] == "question-1"
 
@@ -374,7 +364,7 @@ def read_members(heading: str, dialect: str | None = None) -> set[str]:
 def ended_batch(engine: NullEngine, client: Client) -> dict[str, Any]:
     """A batch of Together's dialect with a line of each kind: answered, refused and given up."""
     engine.behave(faults={marker_of(1): ["400"], marker_of(2): ["500"] * Config().dispatch.tries})
-    return wait_for_end(client, client.create(client.upload(request_lines(3))))
+    return client.wait_for_end(client.create(client.upload(request_lines(3))))
 
 
 def list_routes(document: dict[str, Any]) -> set[str]:
@@ -383,8 +373,8 @@ def list_routes(document: dict[str, Any]) -> set[str]:
 
 def test_all_routes_are_in_the_reference(client: Client) -> None:
     told = read_first_column(read_section("## Routes"))
-    app = create_app(cast("Services", None))
-    assert told == list_routes(get_openapi(title="all that is routed", version="", routes=app.routes))
+    routes = [route for part in _PARTS for route in part.router.routes]
+    assert told == list_routes(get_openapi(title="all that is routed", version="", routes=routes))
     document = client.request("GET", "/openapi.json").json()
     assert list_routes(document) - told == set()
     members = document["components"]["schemas"]["CreateBatch"]["properties"]
@@ -464,10 +454,12 @@ def test_all_codes_are_in_the_reference() -> None:
     told = read_first_column(read_section("## Errors"))
     assert find_codes("web/**/*.py", "turns/*.py", "intake/*.py", "batch.py") - told == set()
     problems = set()
-    for place in ("wire/lines.py", "turns/*.py", "intake/*.py"):
+    for place in ("wire/*.py", "turns/*.py", "intake/*.py"):
         for path in (ROOT / "src" / "backfill").glob(place):
-            problems |= set(re.findall(r'BatchProblem\(\s*"(\w+)"', path.read_text(encoding="utf-8")))
-    assert problems == read_first_column(read_section("### Problems that make a batch FAILED"))
+            problems |= set(re.findall(r'(?:BatchProblem\(\s*|code: str = )"(\w+)"', path.read_text(encoding="utf-8")))
+    of_files = read_first_column(read_section("### Problems that make a batch FAILED"))
+    of_requests = read_first_column(read_section("### Requests that are not sent"))
+    assert problems == of_files | of_requests
     lost = {reason.value for reason in LostReason}
     assert lost - read_first_column(read_section("### Codes of failed lines")) == set()
     # An engine that is away costs no try, so that the guide need not tell what to do about such lines.

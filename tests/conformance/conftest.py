@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.engine_process import NullEngine
+from bench.null.process import NullEngine
 from tests.conformance.clients.catalogue import ClientEntry, Openings
 from tests.conformance.clients.table import PASSED, Row, write_table
 from tests.support.server_process import BackfillServer

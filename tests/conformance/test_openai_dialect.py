@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.engine_process import NullEngine
+from bench.null.process import NullEngine
 from tests.conformance.clients.catalogue import OPENAI_CLIENTS, TOGETHER_CLIENTS, ClientEntry, Openings, each_of
 from tests.conformance.clients.openai import CHAT, OpenAIClient
 from tests.conformance.clients.process import ClientError
@@ -143,6 +143,20 @@ def test_bad_lines_are_told_with_their_numbers(client: OpenAIClient, input_path:
     assert {(2, "invalid_json_line"), (3, "duplicate_custom_id"), (4, "url_mismatch")} <= codes
     assert {line for line, _ in codes} == {2, 3, 4, 5, 6}
     assert all(problem["message"] for problem in problems)
+
+
+@pytest.mark.flow("bad requests")
+@each_client
+def test_a_bad_request_fails_alone(client: OpenAIClient, engine: NullEngine, input_path: Path) -> None:
+    received = engine.stats()["received"]
+    bad = json.loads(target_line(1)) | {"body": {"model": "m", "messages": "hello"}}
+    batch = finish(client, input_path, target_line(0) + json.dumps(bad).encode() + b"\n" + target_line(2))
+    assert (batch["status"], batch["errors"]) == ("completed", None)
+    assert batch["request_counts"] == {"total": 3, "completed": 2, "failed": 1}
+    (refused,) = read_lines(client.download(batch["error_file_id"]))
+    assert (refused["custom_id"], refused["response"]["status_code"], refused["error"]) == ("request-1", 400, None)
+    assert refused["response"]["body"]["error"]["param"] == "body.messages"
+    assert engine.stats()["received"] == received + 2
 
 
 @pytest.mark.flow("pages")

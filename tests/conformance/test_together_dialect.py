@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from bench.engine_process import NullEngine
+from bench.null.process import NullEngine
 from tests.conformance.clients.catalogue import TOGETHER_CLIENTS, TOGETHER_ONE_COMMAND, ClientEntry, Openings, each_of
 from tests.conformance.clients.process import ClientError
 from tests.conformance.clients.together import CommandLine, TogetherClient
@@ -98,6 +98,20 @@ def test_bad_lines_fail_the_batch_and_are_named(client: TogetherClient, input_pa
         assert f"line {number}: " in job["error"]
 
 
+@pytest.mark.flow("bad requests")
+@each_client
+def test_a_bad_request_fails_alone(client: TogetherClient, input_path: Path) -> None:
+    content = b"\n".join([request_line(0), request_line(1, stream=True), request_line(2)])
+    job = finish(client, input_path, content)
+    assert (job["status"], job["error"]) == ("COMPLETED", None)
+    (error,) = read_lines(client.download(job["error_file_id"]))
+    assert (error["custom_id"], error["error"]["code"]) == ("request-1", "invalid_request")
+    assert [line["custom_id"] for line in read_lines(client.download(job["output_file_id"]))] == [
+        "request-0",
+        "request-2",
+    ]
+
+
 @pytest.mark.flow("unknown ids")
 @each_client
 def test_what_is_not_there(client: TogetherClient) -> None:
@@ -122,7 +136,7 @@ def test_a_file_that_is_too_large(client: TogetherClient, input_path: Path) -> N
     input_path.write_bytes(request_line(0, pad="x" * FILE_SIZE_BYTES_MAX))
     with pytest.raises(ClientError) as caught:
         client.upload(input_path)
-    assert caught.value.status == 413 or "413" in caught.value.message or "too large" in caught.value.message
+    assert caught.value.status == 413 or "413" in caught.value.message or "larger than" in caught.value.message
 
 
 @pytest.mark.flow("cancel of a finished batch")

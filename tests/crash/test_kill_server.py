@@ -16,8 +16,8 @@ import pytest
 from backfill.journal import Fold
 from backfill.store import LocalBlobs
 from backfill.store.faults import POINTS
-from bench.engine_process import NullEngine, Stats
-from tests.support.client import FINAL, Client
+from bench.null.process import NullEngine, Stats
+from tests.support.client import Client
 from tests.support.lines import marker_of, request_lines
 from tests.support.server_process import BackfillServer
 
@@ -112,9 +112,7 @@ def test_the_server_dies_at_a_named_point(engine: NullEngine, tmp_path: Path, po
         batch_id = until_it_answers(
             server, witness, lambda: (client.list_ids("batches") or [client.create(file_id)])[0]
         )
-        deadline = time.monotonic() + 60
-        while (batch := until_it_answers(server, witness, lambda: client.retrieve(batch_id)))["status"] not in FINAL:
-            assert time.monotonic() < deadline, batch
+        batch = until_it_answers(server, witness, lambda: client.wait_for_end(batch_id))
         assert known == []
         assert batch["status"] == "COMPLETED"
         assert batch["error_file_id"] is None
@@ -144,9 +142,7 @@ def test_the_server_dies_at_random_instants(engine: NullEngine, tmp_path: Path, 
             server.kill()
             witness.note_kill()
             server.start()
-        deadline = time.monotonic() + 60
-        while (batch := client.retrieve(batch_id))["status"] not in FINAL:
-            assert time.monotonic() < deadline, batch
+        batch = client.wait_for_end(batch_id)
         assert batch["status"] == "COMPLETED"
         witness.check(client.download(batch["output_file_id"]))
 
@@ -160,9 +156,7 @@ def test_a_cancel_survives_the_kill(engine: NullEngine, tmp_path: Path) -> None:
         client.request("POST", f"/v1/batches/{batch_id}/cancel").raise_for_status()
         server.kill()
         server.start()
-        deadline = time.monotonic() + 60
-        while (batch := client.retrieve(batch_id))["status"] not in FINAL:
-            assert time.monotonic() < deadline, batch
+        batch = client.wait_for_end(batch_id)
         assert batch["status"] == "CANCELLED"
         done = [json.loads(line)["custom_id"] for line in client.download(batch["output_file_id"])]
         rest = [json.loads(line)["custom_id"] for line in client.download(batch["error_file_id"])]
@@ -181,9 +175,7 @@ def test_a_killed_engine_comes_back_and_the_batch_goes_on(tmp_path: Path) -> Non
             before = first.markers("answered")
             first.kill()
             with NullEngine(port=first.port, delay_ms=3) as second:
-                deadline = time.monotonic() + 60
-                while (batch := client.retrieve(batch_id))["status"] not in FINAL:
-                    assert time.monotonic() < deadline, batch
+                batch = client.wait_for_end(batch_id)
                 assert batch["status"] == "COMPLETED"
                 assert batch["error_file_id"] is None
                 output = [json.loads(line)["custom_id"] for line in client.download(batch["output_file_id"])]

@@ -58,7 +58,7 @@ def complete(client: httpx.Client, server: BackfillServer, started: dict[str, An
 def check_content(client: httpx.Client, server: BackfillServer, file_id: str) -> None:
     assert client.get(f"{server.url}/v1/files/{file_id}/content").content == CONTENT
     folder = server.data_dir / "blobs" / "files" / file_id
-    assert sorted(path.name for path in folder.iterdir()) == ["content", "index", "upload"]
+    assert sorted(path.name for path in folder.iterdir()) == ["content", "facts", "index", "upload"]
 
 
 def test_parts_outlive_the_server(server: BackfillServer, client: httpx.Client) -> None:
@@ -72,13 +72,14 @@ def test_parts_outlive_the_server(server: BackfillServer, client: httpx.Client) 
     check_content(client, server, started["file_id"])
 
 
-# Completing writes the index, the content and the row, in this order. The start has written to the database twice.
+# Completing writes the index, the facts, the content and the row, in this order. The start has written to the database
+# four times.
 @pytest.mark.parametrize(
     "fault",
     [
         *(f"blob.{point}:{count}" for point in ("written", "synced", "sealed") for count in (1, 2)),
-        "metadata.before_commit:3",
-        "metadata.committed:3",
+        "metadata.before_commit:5",
+        "metadata.committed:5",
     ],
 )
 def test_a_client_completes_again_after_a_kill(server: BackfillServer, client: httpx.Client, fault: str) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,8 +11,8 @@ import pytest
 from backfill.batch import Counts
 from backfill.journal import Fold
 from backfill.store import LocalBlobs
-from bench.engine_process import NullEngine
-from tests.support.client import FINAL, Client
+from bench.null.process import NullEngine
+from tests.support.client import Client
 from tests.support.lines import request_line
 from tests.support.server_process import BackfillServer
 
@@ -32,14 +31,6 @@ def fold_journal(server: BackfillServer, batch_id: str, lines: int) -> tuple[lis
     done = [line for line, outcome in enumerate(fold.outcomes) if outcome]
     fold.close()
     return done, counts
-
-
-def wait_for_end(client: Client, batch_id: str) -> dict[str, object]:
-    deadline = time.monotonic() + 60
-    while (batch := client.retrieve(batch_id))["status"] not in FINAL:
-        assert time.monotonic() < deadline, batch
-        time.sleep(0.02)
-    return batch
 
 
 # The first write to a segment is its header, the second the first record with as many twins as are recorded at once.
@@ -61,13 +52,13 @@ def test_the_server_dies_between_a_record_and_its_twins(
     try:
         batch_id = client.create(client.upload(data))
         with pytest.raises(httpx.TransportError):
-            wait_for_end(client, batch_id)
+            client.wait_for_end(batch_id)
         assert server.wait_for_death() == -signal.SIGKILL
         done, before = fold_journal(server, batch_id, lines)
         assert done == list(range(recorded))
         assert (before.reused, before.usage.prompt_tokens) == (recorded - 1, 512)
         server.start()
-        batch = wait_for_end(client, batch_id)
+        batch = client.wait_for_end(batch_id)
         assert batch["status"] == "COMPLETED"
         assert batch["error_file_id"] is None
         output = [json.loads(line) for line in client.download(str(batch["output_file_id"]))]

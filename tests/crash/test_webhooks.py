@@ -9,14 +9,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from bench.engine_process import NullEngine
+from bench.null.process import NullEngine
 from tests.support.client import Client
 from tests.support.lines import request_lines
 from tests.support.server_process import BackfillServer
 from tests.support.webhook_receiver import SECRET, WebhookReceiver
 
-# free turns, secret, two for the file, batch, admit, take, drain: the next write is the one that closes the batch.
-CLOSING_WRITE = 9
+# schema, what is enqueued, free turns, secret, two for the file, batch, admit, take, drain: the next write closes the
+# batch.
+CLOSING_WRITE = 11
 
 
 @pytest.fixture
@@ -68,7 +69,7 @@ def test_a_server_killed_while_it_tells_tells_it_again(engine: NullEngine, tmp_p
 def test_a_key_makes_one_batch_over_a_kill(engine: NullEngine, tmp_path: Path) -> None:
     """Killed after the row was written and before the client heard of it."""
     with WebhookReceiver() as receiver:
-        server = make_server(tmp_path, engine, receiver).start(fault="metadata.committed:5")
+        server = make_server(tmp_path, engine, receiver).start(fault="metadata.committed:7")
         client = Client(server)
         body = {"endpoint": "/v1/chat/completions", "input_file_id": client.upload(request_lines(5))}
         key = {"Idempotency-Key": "k"}

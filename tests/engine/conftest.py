@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from backfill.config import DEFAULT_MODEL, Config
-from backfill.engines.models import ensure_model
+from backfill.engines.models.catalogue import ensure_model
 
 
 @pytest.fixture(scope="session")

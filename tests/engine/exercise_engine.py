@@ -3,13 +3,25 @@
 import asyncio
 from collections.abc import Callable
 
+import aiohttp
 import msgspec
 
 from backfill.engines import Answered, CacheHabit, Gauges, Lost, Refused, Replica
 
-__all__ = ["exercise_engine"]
+__all__ = ["exercise_engine", "list_open_paths"]
 
 CHAT = "/v1/chat/completions"
+_PATHS = (
+    "GET /",
+    "GET /health",
+    "GET /metrics",
+    "GET /slots",
+    "GET /props",
+    "GET /v1/models",
+    "POST /tokenize",
+    "POST /v1/completions",
+    "POST /v1/chat/completions",
+)
 
 
 async def exercise_engine(make: Callable[[], Replica]) -> None:
@@ -38,6 +50,21 @@ async def exercise_engine(make: Callable[[], Replica]) -> None:
     assert address_of(replica) is None
     assert isinstance(await replica.read_gauges(), Gauges)
     assert not isinstance(await replica.send(CHAT, b"{"), Answered)
+
+
+async def list_open_paths(address: str, key: str) -> list[str]:
+    """Which of an engine's paths answer whoever brings this key; asked as a form on a web page would ask."""
+    headers = {"Content-Type": "text/plain", "Origin": "http://evil.example", "Host": "evil.example"}
+    if key:
+        headers["Authorization"] = f"Bearer {key}"
+    found = []
+    async with aiohttp.ClientSession(address, headers=headers) as session:
+        for line in _PATHS:
+            method, path = line.split()
+            async with session.request(method, path, data=b"{}" if method == "POST" else None) as response:
+                if response.status not in (401, 404):
+                    found.append(line)
+    return found
 
 
 def address_of(replica: Replica) -> str | None:

@@ -1,6 +1,7 @@
 """A batch on the real built-in engine, and the death of that engine in its midst."""
 
 import asyncio
+import base64
 import json
 import os
 import signal
@@ -9,8 +10,10 @@ from typing import Any
 
 import pytest
 
+from backfill.api_key import Caller
 from backfill.batch import State
 from backfill.engines import LlamaCppReplica
+from tests.support.media import png
 from tests.support.rooms import create_batch, open_house, read_results, wait_for_batch
 
 pytestmark = pytest.mark.engine
@@ -33,7 +36,7 @@ def chat_lines(count: int) -> bytes:
 
 @pytest.mark.timeout(300)
 async def test_the_engine_is_killed_in_mid_batch_and_the_batch_completes(tmp_path: Path) -> None:
-    engines = {"local": {"kind": "llamacpp", "slots": 4}}
+    engines = {"local": {"kind": "llamacpp", "slots": 4, "threads": 1}}
     async with open_house(tmp_path, "", engines=engines) as rooms:
         (replica,) = rooms.fleet.replicas
         assert isinstance(replica, LlamaCppReplica)
@@ -63,7 +66,7 @@ async def test_a_prompt_over_the_context_is_one_refused_line(tmp_path: Path) -> 
         {"custom_id": "long", "body": {"model": "m", "messages": [{"role": "user", "content": "word " * 3000}]}}
     )
     async with open_house(
-        tmp_path, "", engines={"local": {"kind": "llamacpp", "slots": 2, "context_tokens": 512}}
+        tmp_path, "", engines={"local": {"kind": "llamacpp", "slots": 2, "context_tokens": 512, "threads": 1}}
     ) as rooms:
         created = await create_batch(rooms, chat_lines(2) + b"\n" + long_prompt.encode())
         batch = await wait_for_batch(rooms, created.id, timeout_s=120)
@@ -76,10 +79,10 @@ async def test_a_prompt_over_the_context_is_one_refused_line(tmp_path: Path) -> 
 @pytest.mark.timeout(300)
 async def test_the_responses_endpoint_is_answered_and_counted(tmp_path: Path) -> None:
     line = {"custom_id": "r", "body": {"model": "m", "input": "Say hello.", "max_output_tokens": 8}}
-    picture = {"type": "input_image", "image_url": "http://127.0.0.1:1/x.png"}
+    picture = {"type": "input_image", "image_url": f"data:image/png;base64,{base64.b64encode(png()).decode()}"}
     seeing = {"model": "m", "input": [{"role": "user", "content": [picture]}]}
     data = json.dumps(line) + "\n" + json.dumps({"custom_id": "image", "body": seeing})
-    async with open_house(tmp_path, "", engines={"local": {"kind": "llamacpp", "slots": 2}}) as rooms:
+    async with open_house(tmp_path, "", engines={"local": {"kind": "llamacpp", "slots": 2, "threads": 1}}) as rooms:
         created = await create_batch(rooms, data.encode(), endpoint="/v1/responses")
         batch = await wait_for_batch(rooms, created.id, timeout_s=120)
         assert (batch.counts.answered, batch.counts.failed) == (1, 1)
@@ -87,4 +90,33 @@ async def test_the_responses_endpoint_is_answered_and_counted(tmp_path: Path) ->
         (answer,) = [json.loads(each) for each in read_results(rooms, batch.output_file_id)]
         assert answer["response"]["body"]["object"] == "response"
         (error,) = [json.loads(each) for each in read_results(rooms, batch.error_file_id)]
-        assert "input_image" in error["error"]["message"]
+        assert "takes no pictures" in error["error"]["message"], error
+
+
+@pytest.mark.timeout(300)
+async def test_a_live_request_gets_the_slot_of_the_youngest_line_which_is_then_answered_all_the_same(
+    tmp_path: Path,
+) -> None:
+    tokens = 300
+    body = {"messages": [{"role": "user", "content": "Count."}], "max_tokens": tokens, "ignore_eos": True, "seed": 1}
+    lines = [json.dumps({"custom_id": f"r{n}", "body": {"model": "m"} | body | {"seed": n}}) for n in range(4)]
+    asked = json.dumps({"model": "m"} | body | {"max_tokens": 4, "stream": True}).encode()
+    async with open_house(tmp_path, "", engines={"local": {"kind": "llamacpp", "slots": 2}}) as rooms:
+        created = await create_batch(rooms, "\n".join(lines).encode())
+        async with asyncio.timeout(120):
+            while rooms.dispatcher.replica_statuses[0].in_flight < 2:
+                await asyncio.sleep(0.02)
+            request, route = rooms.live.check("/v1/chat/completions", asked)
+            answer = await rooms.live.open(Caller("o"), request, route, asked)
+            told = b""
+            while piece := await answer.read():
+                told += piece
+            answer.close()
+        assert told.endswith(b"data: [DONE]\n\n")
+        (status,) = rooms.dispatcher.replica_statuses
+        assert (status.preempted, status.answered) == (1, 0)
+        batch = await wait_for_batch(rooms, created.id, timeout_s=120)
+        assert (batch.counts.answered, batch.counts.failed) == (4, 0)
+        answers = [json.loads(each) for each in read_results(rooms, batch.output_file_id)]
+        assert [each["custom_id"] for each in answers] == ["r0", "r1", "r2", "r3"]
+        assert {each["response"]["body"]["usage"]["completion_tokens"] for each in answers} == {tokens}

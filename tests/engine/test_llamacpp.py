@@ -13,11 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 import pytest_asyncio
+from pydantic import SecretStr
+from yarl import URL
 
 from backfill.config import DEFAULT_MODEL, ExternalEngineConfig, LlamaCppEngineConfig
 from backfill.engines import Answered, EngineClient, ExternalReplica, LlamaCppReplica, Lost, LostReason, Refused
-from backfill.engines.llamacpp_messages import HostSettings
-from tests.engine.exercise_engine import exercise_engine
+from backfill.engines.host_process import KEY_VARIABLE
+from backfill.engines.llamacpp.messages import HostSettings
+from tests.engine.exercise_engine import exercise_engine, list_open_paths
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
@@ -52,6 +55,10 @@ def make_body(**members: object) -> bytes:
 
 def chat(text: str, **members: object) -> bytes:
     return make_body(messages=[{"role": "user", "content": text}], **members)
+
+
+def embed(given: str | list[str]) -> bytes:
+    return msgspec.json.encode({"model": "m", "input": given})
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -96,8 +103,17 @@ async def test_conformance(make: Callable[..., LlamaCppReplica]) -> None:
 
 
 async def test_conformance_of_an_external_engine(replica: LlamaCppReplica, engine_client: EngineClient) -> None:
-    config = ExternalEngineConfig(url=f"{replica.address}/v1")
+    config = ExternalEngineConfig(url=f"{replica.address}/v1", api_key=SecretStr(replica.key))
     await exercise_engine(lambda: ExternalReplica("far", config, engine_client))
+
+
+async def test_nobody_else_gets_in(replica: LlamaCppReplica) -> None:
+    assert replica.pid is not None
+    words = await asyncio.to_thread(Path(f"/proc/{replica.pid}/cmdline").read_text)
+    assert replica.key not in words
+    for key in ("", "wrong"):
+        assert await list_open_paths(f"{replica.address}", key) == ["GET /health"]
+    assert "POST /v1/chat/completions" in await list_open_paths(f"{replica.address}", replica.key)
 
 
 async def test_chat(replica: LlamaCppReplica) -> None:
@@ -136,6 +152,17 @@ async def test_a_prompt_over_the_context_is_refused(replica: LlamaCppReplica) ->
     assert b"context" in reply.body
 
 
+async def test_the_context_is_the_models_own(make: Callable[..., LlamaCppReplica], engine_client: EngineClient) -> None:
+    replica = make(slots=1, context_tokens=0)
+    try:
+        await replica.start()
+        headers = {"Authorization": f"Bearer {replica.key}"}
+        _, text = await engine_client.get(URL(f"{replica.address}/props"), headers, DEADLINE_S)
+        assert msgspec.json.decode(text)["default_generation_settings"]["n_ctx"] == 8192
+    finally:
+        await replica.stop()
+
+
 async def test_an_image_is_not_fetched(replica: LlamaCppReplica) -> None:
     asked = asyncio.Event()
     trap = await asyncio.start_server(lambda _reader, _writer: asked.set(), "127.0.0.1", 0)
@@ -161,12 +188,12 @@ async def test_embeddings(make: Callable[..., LlamaCppReplica]) -> None:
     replica = make(embeddings=True)
     await replica.start()
     try:
-        reply, answer = await ask(replica, EMBEDDINGS, make_body(input=["one two", "three"]))
+        reply, answer = await ask(replica, EMBEDDINGS, embed(["one two", "three"]))
         assert len(answer["data"]) == 2
         assert answer["model"] == "m"
         assert reply.usage.prompt_tokens == 3
         # Longer than llama.cpp's usual batch of 512 would be no trouble; longer than the context is refused.
-        too_long = await replica.send(EMBEDDINGS, make_body(input="word " * 2000))
+        too_long = await replica.send(EMBEDDINGS, embed("word " * 2000))
         assert isinstance(too_long, Refused)
         assert isinstance(await replica.send(CHAT, chat("Hello!")), Refused)
     finally:
@@ -250,10 +277,11 @@ async def test_a_killed_parent_leaves_no_orphan(models_dir: Path, tmp_path: Path
 async def test_the_child_ends_when_stdin_does(models_dir: Path) -> None:
     model = str(models_dir / f"{DEFAULT_MODEL}.Q8_0.gguf")
     settings = HostSettings(model=model, alias="m", slots=1, context_tokens=256, threads=1, embeddings=False)
-    command = [sys.executable, "-m", "backfill.engines.llamacpp_host", msgspec.json.encode(settings).decode()]
+    command = [sys.executable, "-m", "backfill.engines.llamacpp.host", msgspec.json.encode(settings).decode()]
+    environment = os.environ | {KEY_VARIABLE: "k"}
 
     def run() -> int:
-        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as child:
             assert child.stdin is not None
             assert child.stdout is not None
             assert b'"url":"http://127.0.0.1:' in child.stdout.readline()

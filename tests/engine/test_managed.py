@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from backfill.config import ManagedEngineConfig
 from backfill.engines import Answered, EngineClient, Gauges, Lost, ManagedReplica, Refused
-from backfill.engines.hosted import NOT_LOADED
+from backfill.engines.child.server import NOT_LOADED
 from backfill.errors import EngineUnavailable
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +24,7 @@ DEADLINE_S = 30.0
 SERVER = """\
 import argparse, json, os, subprocess, sys
 sys.path.insert(0, {root!r})
-from bench import null_engine
+from bench.null import engine as null_engine
 
 parser = argparse.ArgumentParser()
 parser.add_argument("--port")
@@ -34,7 +34,8 @@ stubborn = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(
 worker = subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE)
 worker.stdout.readline()
 with open({notes!r}, "w") as file:
-    json.dump({{"words": words, "server": os.getpid(), "worker": worker.pid}}, file)
+    json.dump({{"words": words, "server": os.getpid(), "worker": worker.pid,
+               "environment": dict(os.environ)}}, file)
 sys.argv = ["null_engine", "--port", port]
 null_engine.main()
 """
@@ -87,6 +88,19 @@ def address_of(replica: ManagedReplica) -> str | None:
     return replica.address
 
 
+async def test_it_is_asked_at_what_it_is_listed_for(make: Callable[..., ManagedReplica]) -> None:
+    replica = make(endpoints=[CHAT, "/v1/anything"])
+    await replica.start()
+    said = {}
+    for endpoint in ("/v1/anything", "/v1/embeddings"):
+        reply = await replica.send(endpoint, b'{"model":"owner/model","input":"a"}')
+        assert isinstance(reply, Refused)
+        said[endpoint] = b"does not serve" in reply.body
+    # The one is refused by the server, which has no such route, the other before it is sent.
+    assert said == {"/v1/anything": False, "/v1/embeddings": True}
+    await replica.stop()
+
+
 async def test_it_is_started_called_and_ended(
     make: Callable[..., ManagedReplica], read_notes: Callable[[], Any]
 ) -> None:
@@ -102,10 +116,11 @@ async def test_it_is_started_called_and_ended(
     notes = read_notes()
     port = address.rpartition(":")[2]
     name = ["--served-model-name", "owner/model"]
-    expected = ["serve", "owner/model", "--host", "127.0.0.1", "--port", port, *name, "--max-model-len", "4096"]
+    expected = ["serve", "owner/model", "--host", "127.0.0.1", "--port", port, *name]
+    expected += ["--scheduling-policy", "priority", "--max-model-len", "4096"]
     assert notes["words"] == expected
     assert isinstance(await replica.send(CHAT, b'{"model":"owner/model","messages":[]}'), Answered)
-    assert isinstance(await replica.send("/v1/rerank", b"{}"), Refused)
+    assert isinstance(await replica.send("/v1/nowhere", b"{}"), Refused)
     await replica.stop()
     await replica.stop()
     assert address_of(replica) is None
@@ -184,6 +199,53 @@ async def test_what_is_not_installed_is_named(make: Callable[..., ManagedReplica
         await make(kind="sglang", command=[]).start()
 
 
+def key_of(replica: ManagedReplica) -> str:
+    """What the replica sends as its key."""
+    assert replica._caller is not None
+    return replica._caller._headers["Authorization"].removeprefix("Bearer ")
+
+
+async def test_vllm_has_a_key_that_nobody_else_can_see(
+    make: Callable[..., ManagedReplica], read_notes: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "the operator's own server's")
+    replica = make()
+    keys = []
+    for _ in range(2):
+        await replica.start()
+        notes = read_notes()
+        keys.append(notes["environment"]["VLLM_API_KEY"])
+        assert len(keys[-1]) > 30
+        assert key_of(replica) == keys[-1]
+        assert keys[-1] not in " ".join(notes["words"])
+        await replica.stop()
+    assert keys[0] != keys[1]
+
+
+@pytest.mark.parametrize("arguments", [["--api-key", "mine"], ["--api-key=mine"], ["--api-key", "x", "--api-key=mine"]])
+@pytest.mark.parametrize("kind", ["vllm", "sglang"])
+async def test_the_operators_own_key_is_used(
+    make: Callable[..., ManagedReplica], arguments: list[str], kind: str
+) -> None:
+    replica = make(arguments=arguments, kind=kind)
+    await replica.start()
+    assert key_of(replica) == "mine"
+    await replica.stop()
+
+
+async def test_a_server_gets_none_of_our_secrets(
+    make: Callable[..., ManagedReplica], read_notes: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("BACKFILL_SERVER__API_KEYS", "OPENAI_API_KEY", "HF_TOKEN", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.setenv(name, "1")
+    replica = make()
+    await replica.start()
+    environment = read_notes()["environment"]
+    assert {"HF_TOKEN", "CUDA_VISIBLE_DEVICES", "PATH"} <= environment.keys()
+    assert environment.keys().isdisjoint({"BACKFILL_SERVER__API_KEYS", "OPENAI_API_KEY"})
+    await replica.stop()
+
+
 async def test_sglang_gets_its_own_words(make: Callable[..., ManagedReplica], read_notes: Callable[[], Any]) -> None:
     replica = make(kind="sglang", model="/models/small")
     await replica.start()
@@ -191,6 +253,7 @@ async def test_sglang_gets_its_own_words(make: Callable[..., ManagedReplica], re
     assert words[1:3] == ["--model-path", "/models/small"]
     assert words[words.index("--served-model-name") + 1] == "small"
     assert "--enable-metrics" in words
+    assert words[words.index("--api-key") + 1] == key_of(replica)
     await replica.stop()
 
 

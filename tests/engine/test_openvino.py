@@ -1,6 +1,7 @@
 """OpenVINO with the packaged model, as an engine of its own and as the one that "auto" chooses."""
 
 import asyncio
+import functools
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
@@ -13,6 +14,7 @@ import pytest_asyncio
 from gguf import GGMLQuantizationType, GGUFReader, GGUFWriter
 from gguf.quants import dequantize, quantize
 from structlog.testing import capture_logs
+from yarl import URL
 
 from backfill.config import DEFAULT_MODEL, AutoEngineConfig, OpenVinoEngineConfig
 from backfill.engines import (
@@ -26,8 +28,8 @@ from backfill.engines import (
     Refused,
     auto,
 )
-from backfill.engines.openvino_models import find_obstacle
-from backfill.engines.requantise import _copy_metadata
+from backfill.engines.models.openvino import find_obstacle
+from backfill.engines.models.requantise import _copy_metadata
 from backfill.errors import EngineUnavailable
 from tests.engine.exercise_engine import exercise_engine
 
@@ -35,7 +37,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 DEADLINE_S = 60.0
-SETTINGS = {"concurrency": 8, "context_tokens": 512, "kv_cache_gb": 1}
+SETTINGS = {"concurrency": 8, "context_tokens": 512, "kv_cache_gb": 1, "threads": 1}
 
 
 async def until_running(replica: OpenVinoReplica, count: int) -> None:
@@ -127,7 +129,8 @@ def unreadable(models_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 async def test_conformance(make: Callable[..., OpenVinoReplica]) -> None:
-    await exercise_engine(make)
+    # Here as a user has it, with as many threads as the library chooses.
+    await exercise_engine(functools.partial(make, threads=0))
 
 
 async def test_a_killed_child_is_noticed_and_started_again(replica: OpenVinoReplica) -> None:
@@ -172,6 +175,17 @@ async def test_a_prompt_over_the_context_is_refused(replica: OpenVinoReplica) ->
     assert b"context" in reply.body
 
 
+async def test_the_context_is_the_models_own(make: Callable[..., OpenVinoReplica], engine_client: EngineClient) -> None:
+    replica = make(context_tokens=0)
+    try:
+        await replica.start()
+        headers = {"Authorization": f"Bearer {replica.key}"}
+        _, text = await engine_client.get(URL(f"{replica.address}/v1/models"), headers, DEADLINE_S)
+        assert msgspec.json.decode(text)["data"][0]["max_model_len"] == 8192
+    finally:
+        await replica.stop()
+
+
 async def test_what_it_does_not_serve_is_refused(replica: OpenVinoReplica) -> None:
     assert isinstance(await replica.send("/v1/embeddings", b"{}"), Refused)
     assert isinstance(await replica.send("/v1/responses", b"{}"), Refused)
@@ -198,7 +212,7 @@ async def test_a_file_that_is_no_model(make: Callable[..., OpenVinoReplica], tmp
 
 
 async def test_auto_conformance(make_auto: Callable[..., AutoReplica]) -> None:
-    await exercise_engine(make_auto)
+    await exercise_engine(functools.partial(make_auto, threads=0))
 
 
 async def test_auto_takes_openvino_for_the_packaged_model(make_auto: Callable[..., AutoReplica]) -> None:

@@ -19,16 +19,20 @@ import pytest
 import pytest_asyncio
 
 from backfill.config import DEFAULT_MODEL
-from backfill.engines.models import find_model
-from backfill.engines.openvino_messages import HostSettings, Ready
-from backfill.engines.openvino_pipeline import Call, EngineFailed, Prompt, Scheduler
-from backfill.engines.openvino_text import TextStream
+from backfill.engines.host_process import KEY_VARIABLE
+from backfill.engines.models.catalogue import find_model
+from backfill.engines.openvino.host.pipeline import Call, EngineFailed, Prompt, Scheduler
+from backfill.engines.openvino.host.text import TextStream
+from backfill.engines.openvino.messages import HostSettings, Ready
+from tests.engine.exercise_engine import list_open_paths
 
 pytestmark = [pytest.mark.engine, pytest.mark.asyncio(loop_scope="module")]
 
 CHAT, COMPLETIONS = "/v1/chat/completions", "/v1/completions"
 CONCURRENCY, CONTEXT_TOKENS = 4, 512
 DEADLINE_S = 60.0
+KEY = "the key of this test"
+HEADERS = {"Authorization": f"Bearer {KEY}"}
 HELLO = [{"role": "user", "content": "Say hello."}]
 
 
@@ -40,11 +44,12 @@ def spawned(model: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Ready]]:
         concurrency=CONCURRENCY,
         context_tokens=CONTEXT_TOKENS,
         kv_cache_gb=0,
-        threads=0,
+        threads=1,
         deterministic=True,
     )
-    command = [sys.executable, "-m", "backfill.engines.openvino_host", msgspec.json.encode(settings).decode()]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+    command = [sys.executable, "-m", "backfill.engines.openvino.host", msgspec.json.encode(settings).decode()]
+    environment = os.environ | {KEY_VARIABLE: KEY}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment) as child:
         assert child.stdout is not None
         try:
             yield child, msgspec.json.decode(child.stdout.readline(), type=Ready)
@@ -62,7 +67,7 @@ def ready(models_dir: Path) -> Iterator[Ready]:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def session(ready: Ready) -> AsyncIterator[aiohttp.ClientSession]:
     timeout = aiohttp.ClientTimeout(total=DEADLINE_S)
-    async with aiohttp.ClientSession(ready.url, timeout=timeout) as session:
+    async with aiohttp.ClientSession(ready.url, timeout=timeout, headers=HEADERS) as session:
         yield session
 
 
@@ -93,6 +98,12 @@ async def until_gauge(session: aiohttp.ClientSession, name: str, value: int) -> 
     async with asyncio.timeout(DEADLINE_S):
         while await read_metric(session, name) != value:
             await asyncio.sleep(0.01)
+
+
+async def test_nobody_else_gets_in(ready: Ready) -> None:
+    for key in ("", "wrong", KEY.upper()):
+        assert await list_open_paths(ready.url, key) == ["GET /health"]
+    assert "POST /v1/chat/completions" in await list_open_paths(ready.url, KEY)
 
 
 async def test_chat(session: aiohttp.ClientSession) -> None:
@@ -258,7 +269,7 @@ async def test_the_status_comes_with_the_first_token_and_a_hang_up_frees_the_pla
 ) -> None:
     body = {"messages": HELLO, "n": CONCURRENCY, "max_tokens": 400, "ignore_eos": True}
     computed_before = await read_metric(session, "completion_tokens_total")
-    async with aiohttp.ClientSession(ready.url) as other:
+    async with aiohttp.ClientSession(ready.url, headers=HEADERS) as other:
         response = await other.post(CHAT, json=body)
         assert response.status == 200
         # The answer is not complete: every place is still taken.
@@ -343,8 +354,8 @@ class FakeHandle:
         self.left = 0
 
 
-def make_call(tokens: list[int]) -> Call:
-    call = Call()
+def make_call(tokens: list[int], *, is_live: bool = False) -> Call:
+    call = Call(is_live=is_live)
     call.add(Prompt(openvino.Tensor(np.array([tokens], dtype=np.int64))), None)
     return call
 
@@ -366,6 +377,55 @@ async def test_one_goes_ahead_of_those_whose_prompts_begin_alike() -> None:
     await asyncio.gather(*(call.wait_end() for call in late))
     assert pipeline.steps[-1] == [6, 7]
     work.cancel()
+
+
+async def test_a_live_request_goes_first_and_has_its_step_without_prompts_of_batches() -> None:
+    pipeline = FakePipeline()
+    scheduler = Scheduler(pipeline, concurrency=3)
+    batch = [make_call([1] * 100) for _ in range(4)]
+    live = [make_call([2] * 100, is_live=True) for _ in range(2)]
+    for call in (*batch, *live):
+        scheduler.submit(call)
+    work = asyncio.create_task(scheduler.run())
+    await asyncio.gather(*(call.wait_end() for call in (*batch, *live)))
+    # Then one prompt of a batch a step, as far as there are places.
+    assert pipeline.steps[0] == [1, 2]
+    assert [len(step) for step in pipeline.steps[1:3]] == [3, 2]
+    # Batches have all places; it finds one all the same.
+    more = [make_call([3]) for _ in range(3)]
+    for call in more:
+        scheduler.submit(call)
+    await asyncio.gather(*(call.wait_begin() for call in more))
+    late = make_call([4], is_live=True)
+    scheduler.submit(late)
+    await late.wait_begin()
+    assert len(pipeline.steps[-1]) == 4
+    work.cancel()
+
+
+async def test_a_live_request_that_waits_for_a_leader_holds_nobody_else_up() -> None:
+    pipeline = FakePipeline()
+    scheduler = Scheduler(pipeline, concurrency=4)
+    leader, other, live = make_call([7] * 300), make_call([8] * 10), make_call([7] * 300, is_live=True)
+    scheduler.submit(leader)
+    work = asyncio.create_task(scheduler.run())
+    await asyncio.sleep(0)
+    for call in (live, other):
+        scheduler.submit(call)
+    await asyncio.gather(*(call.wait_end() for call in (leader, other, live)))
+    assert pipeline.steps[0] == [1]
+    scheduler.cancel(live)
+    assert scheduler.waiting == 0
+    work.cancel()
+
+
+async def test_a_live_request_that_is_given_up_waits_no_more() -> None:
+    scheduler = Scheduler(FakePipeline(), concurrency=4)
+    live = make_call([1], is_live=True)
+    scheduler.submit(live)
+    assert scheduler.waiting == 1
+    scheduler.cancel(live)
+    assert scheduler.waiting == 0
 
 
 async def test_a_cancelled_leader_holds_nobody() -> None:

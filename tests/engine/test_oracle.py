@@ -17,15 +17,15 @@ import pytest
 from backfill.app import Rooms
 from backfill.batch import State
 from backfill.engines import Answered
-from tests.support.client import FINAL, Client
+from tests.support.client import Client
 from tests.support.rooms import create_batch, open_house, read_results, wait_for_batch
 from tests.support.server_process import BackfillServer
 
 pytestmark = pytest.mark.engine
 ENGINE = {"kind": "openvino", "deterministic": True, "kv_cache_gb": 1}
 ENDPOINT = "/v1/chat/completions"
-# Long enough to be the beginning of several prompts that an engine computes once.
-PREFIXES = [f"You sort messages for team {team}. " + "Answer with one word of the list. " * 40 for team in "AB"]
+# Long enough to be, at two of its lengths, the beginning of several prompts that an engine computes once.
+PREFIXES = [f"You sort messages for team {team}. " + "Answer with one word of the list. " * 18 for team in "AB"]
 
 
 def bodies() -> list[dict[str, Any]]:
@@ -114,8 +114,7 @@ def test_a_batch_whose_server_is_killed_twice_is_what_each_line_gets_alone(
             server.kill()
             server.start()
         wait_for_answers(client, batch_id, len(oracle))
-        while (batch := client.retrieve(batch_id))["status"] not in FINAL:
-            time.sleep(0.05)
+        batch = client.wait_for_end(batch_id)
         results = client.download(batch["output_file_id"])
     assert texts_of(results) == oracle
 

@@ -5,6 +5,7 @@ import importlib
 import inspect
 import re
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from packaging.utils import canonicalize_name
 from pydantic import BaseModel
 
 from backfill import batch, config, errors
+from tests.conftest import LONGEST_FIRST
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "backfill"
@@ -75,10 +77,27 @@ def sort_as_ruff_does(names: list[str]) -> list[str]:
 @each_room
 def test_rooms_say_what_they_offer(room: Path) -> None:
     module = importlib.import_module(f"backfill.{room.name}")
-    offered = getattr(module, "__all__", None)
-    assert offered is not None, f"backfill.{room.name} has no __all__"
-    assert list(offered) == sort_as_ruff_does(offered)
-    assert [name for name in offered if not hasattr(module, name)] == []
+    stub = ast.parse((room / "__init__.pyi").read_text(encoding="utf-8"))
+    listed = next(ast.literal_eval(node.value) for node in stub.body if isinstance(node, ast.Assign))
+    imported = [name.name for node in stub.body if isinstance(node, ast.ImportFrom) for name in node.names]
+    assert listed == sort_as_ruff_does(imported), "the stub lists what it imports, sorted"
+    assert sorted(module.__all__) == sorted(listed)
+    assert [name for name in listed if not hasattr(module, name)] == []
+
+
+HOSTS = ("openvino.host.handlers", "llamacpp.host", "managed.host")
+"""The programs of child processes, at the module that loads most of each."""
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_child_process_loads_nothing_of_the_server(host: str) -> None:
+    name = f"backfill.engines.{host}"
+    code = f"import sys, {name}; print(*(module for module in sys.modules if module.startswith('backfill')))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split()
+    kind = name.rpartition(".host")[0]
+    of_the_host = (f"{name.partition('.host')[0]}.host", f"{kind}.messages", "backfill.engines.host_process")
+    outside = [module for module in loaded if not module.startswith(of_the_host)]
+    assert sorted(outside) == ["backfill", "backfill.engines", kind]
 
 
 def test_folders_with_code_are_rooms() -> None:
@@ -181,3 +200,7 @@ def test_the_pins_fit_the_dependencies() -> None:
         wanted = Requirement(text)
         pinned = str(pins[canonicalize_name(wanted.name)].specifier).removeprefix("==")
         assert pinned in wanted.specifier, f"{wanted.name} is pinned to {pinned}, which {text!r} does not allow"
+
+
+def test_the_files_that_begin_first_are_there() -> None:
+    assert [file for file in LONGEST_FIRST if not (ROOT / file).is_file()] == []

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from backfill.batch import Outcome
 from backfill.index import PREFIX_LEVELS, IndexBuilder, LineFacts, LineIndex
 from backfill.plan import plan_lines
+from backfill.plan.few_lines import plan_few
+from backfill.plan.many_lines import plan_many
 
 
 class Line(NamedTuple):
@@ -46,7 +48,7 @@ def build(lines: list[Line]) -> tuple[LineIndex, bytes]:
         hashes = chain(line.parts)
         row = (*hashes, *[0] * (PREFIX_LEVELS - len(hashes)))
         builder.add(
-            100 * number, LineFacts(10, line.length, line.model, 20, line.answer_tokens, row, line.digest), b'""'
+            100 * number, LineFacts(10, line.length, line.model, 20, line.answer_tokens, row, line.digest, 7), b'""'
         )
     return builder.build(), bytes(line.outcome for line in lines)
 
@@ -136,3 +138,9 @@ def test_a_plan_after_some_outcomes_has_exactly_the_rest(lines: list[Line], data
     offered = [line for groups in after.groups.values() for group in groups for line in group.lines]
     twins = [line for others in after.twins.values() for line in others]
     assert sorted(offered + twins) == [line for line, outcome in enumerate(later) if not outcome]
+
+
+@given(LINES, st.booleans())
+def test_few_lines_are_planned_as_many_are(lines: list[Line], reuse: bool) -> None:
+    index, outcomes = build(lines)
+    assert plan_few(index, outcomes, reuse=reuse) == plan_many(index, outcomes, reuse=reuse)

@@ -4,8 +4,8 @@ import asyncio
 import json
 import random
 from array import array
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from backfill.batch import Batch, Outcome, State, Usage
@@ -13,6 +13,7 @@ from backfill.config import DispatchConfig
 from backfill.dispatch.feeder import Feeder
 from backfill.dispatch.lane import Lane
 from backfill.dispatch.open_turn import OpenTurn
+from backfill.dispatch.replies import Replies
 from backfill.dispatch.residency import Residency
 from backfill.engines import (
     Answered,
@@ -25,10 +26,13 @@ from backfill.engines import (
     Reply,
     Route,
 )
+from backfill.engines.forwarding import ForwardedAnswer, answer_reply
 from backfill.errors import EngineUnavailable
 from backfill.journal import Record
+from backfill.media_file import MediaFile
 from backfill.plan import LineGroup, Plan
 from backfill.turns import Turn
+from bench.simulated.feeding import feeding
 
 __all__ = [
     "ENDPOINT",
@@ -39,9 +43,11 @@ __all__ = [
     "make_feeder",
     "make_lane",
     "make_limits",
+    "make_replies",
     "make_turn",
 ]
 
+TOKENS_PER_LINE = 15
 ENDPOINT = "/v1/chat/completions"
 
 
@@ -49,6 +55,11 @@ def make_limits(concurrency: int = 4, **limits: Any) -> ReplicaLimits:
     """What a replica takes, from the first moment on."""
     usual: dict[str, Any] = {"endpoints": frozenset({ENDPOINT}), "first_concurrency": concurrency}
     return ReplicaLimits(concurrency=concurrency, **usual | limits)
+
+
+def make_replies(usage: Usage, duration_s: float, now_s: float = 0.0) -> Replies:
+    """One reply that comes now."""
+    return Replies([(now_s - duration_s, now_s, usage)])
 
 
 class FakeReplica:
@@ -90,7 +101,13 @@ class FakeReplica:
         self.starts += self.address is None
         self.address = f"http://{self.name}"
 
-    async def send(self, endpoint: str, body: bytes, on_first_token: OnFirstToken | None = None) -> Reply:
+    async def send(
+        self,
+        endpoint: str,
+        body: bytes,
+        on_first_token: OnFirstToken | None = None,
+        attachment: MediaFile | None = None,
+    ) -> Reply:
         """Take so long as was said, then answer as was said."""
         line = json.loads(body)["line"]
         if self.is_down or self.address is None:
@@ -107,6 +124,10 @@ class FakeReplica:
             self.in_flight.discard(line)
             self.unanswered.discard(line)
         return self.script(line) or Answered(200, b'{"line":%d}' % line, Usage(10, 5, 1))
+
+    async def forward(self, endpoint: str, body: bytes) -> ForwardedAnswer:
+        """Answer as to a line of a batch."""
+        return answer_reply(await self.send(endpoint, body))
 
     async def read_gauges(self) -> Gauges:
         """Say nothing."""
@@ -132,7 +153,8 @@ class _Columns:
 
     def __init__(self) -> None:
         self.body_offsets = range(1 << 32)
-        self.body_lengths = range(1 << 32)
+        self.body_lengths = defaultdict[int, int](int)  # whatever comes is long enough
+        self.token_estimates = (TOKENS_PER_LINE,)
 
 
 class _Source:
@@ -170,6 +192,12 @@ class MemoryTurn(OpenTurn):
         index, source, writer = cast("tuple[Any, Any, Any]", (_Columns(), _Source(bodies), journal))
         super().__init__(Turn(batch, 1), asyncio.Event(), index, source, writer, plan)
         self.records = journal.records
+        self.token_estimate = TOKENS_PER_LINE
+        """What each of its lines is taken to need."""
+
+    def estimate_tokens(self, line: int) -> int:
+        """What a line is taken to need."""
+        return self.token_estimate
 
     @property
     def outcomes(self) -> dict[int, Outcome]:
@@ -190,17 +218,18 @@ def make_turn(
     bodies: Mapping[int, bytes] | None = None,
     created_at_ms: int = 0,
     deadline_at_ms: int = 1 << 50,
+    **batch_facts: Any,
 ) -> MemoryTurn:
-    """A turn on a batch with these groups of one model."""
+    """A turn on a batch with these groups of one model; `batch_facts` are further members of the batch."""
+    facts: dict[str, Any] = {"id": f"batch-{deadline_at_ms}", "owner": "o"} | batch_facts
     batch = Batch(
-        id=f"batch-{deadline_at_ms}",
-        owner="o",
         endpoint=ENDPOINT,
         input_file_id="f",
         input_size_bytes=1,
         state=State.IN_PROGRESS,
         created_at_ms=created_at_ms,
         deadline_at_ms=deadline_at_ms,
+        **facts,
     )
     return MemoryTurn(batch, Plan({0: list(groups)}, twins or {}), bodies or {})
 
@@ -216,17 +245,3 @@ def make_lane(turn: OpenTurn, groups: Sequence[LineGroup], replicas: Sequence[Fa
 def make_feeder(replica: FakeReplica, residency: Residency | None = None, **policy: Any) -> Feeder:
     """A feeder whose dice fall the same way each time."""
     return Feeder(replica, DispatchConfig(**policy), random.Random(1), residency)
-
-
-@asynccontextmanager
-async def feeding(*feeders: Feeder) -> AsyncIterator[None]:
-    """Have the feeders run; what one of them raises is raised at the end."""
-    tasks = [asyncio.create_task(feeder.run()) for feeder in feeders]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        for task in tasks:
-            with suppress(asyncio.CancelledError):
-                await task

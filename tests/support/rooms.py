@@ -33,7 +33,15 @@ async def open_house(data_dir: Path, engine_url: str, **settings: Any) -> AsyncI
         yield rooms
 
 
-async def seal(intake: Intake, data: bytes, *, piece_bytes: int = 1 << 16) -> File:
+async def seal(
+    intake: Intake,
+    data: bytes,
+    *,
+    piece_bytes: int = 1 << 16,
+    purpose: str = "batch-api",
+    filename: str = "input.jsonl",
+    owner: str = OWNER,
+) -> File:
     """Receive `data` as a new file."""
     upload = intake.begin(new_file_id())
     try:
@@ -41,9 +49,9 @@ async def seal(intake: Intake, data: bytes, *, piece_bytes: int = 1 << 16) -> Fi
             await upload.feed(data[start : start + piece_bytes])
         draft = File(
             id=upload.file_id,
-            owner=OWNER,
-            filename="input.jsonl",
-            purpose="batch-api",
+            owner=owner,
+            filename=filename,
+            purpose=purpose,
             status=FileStatus.RESERVED,
             created_at_ms=now_ms(),
         )

@@ -3,12 +3,12 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+
+from tests.support.prepared_process import PreparedProcess
 
 __all__ = ["BackfillServer"]
 
@@ -34,7 +34,7 @@ class BackfillServer:
             self._environment["BACKFILL_ENGINES__NULL__URL"] = engine_url
             self._environment["BACKFILL_ENGINES__NULL__CONCURRENCY"] = "8"
         self._environment |= {f"BACKFILL_{name.upper()}": value for name, value in settings.items()}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: PreparedProcess | None = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -55,25 +55,23 @@ class BackfillServer:
 
         Without `expect_ready` the process may die before it answers.
         """
-        command = [sys.executable, "-m", "backfill", "serve", "--port", "0", "--json"]
-        command += ["--data-dir", str(self.data_dir)]
+        command = ["serve", "--port", "0", "--json", "--data-dir", str(self.data_dir)]
         environment = self._environment | ({"BACKFILL_FAULT": fault} if fault else {})
-        self._process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        watchdog = threading.Timer(_READY_TIMEOUT_S, self._process.kill)
+        process = self._process = PreparedProcess(command, environment)
+        watchdog = threading.Timer(_READY_TIMEOUT_S, process.send_signal, [signal.SIGKILL])
         watchdog.start()
         try:
-            assert self._process.stdout is not None
-            line = self._process.stdout.readline()
+            line = process.stdout.readline()
         finally:
             watchdog.cancel()
         # Its log must not fill the pipe; it is kept for the message of a test that fails.
         self.log: list[str] = []
-        threading.Thread(target=self._drain, args=(self._process,), daemon=True).start()
+        threading.Thread(target=self._drain, args=(process,), daemon=True).start()
         event = json.loads(line) if line else {}
         if event.get("event") == "ready":
             self.url = event["url"]
         elif expect_ready:
-            self._process.wait()
+            process.wait(_READY_TIMEOUT_S)
             message = f"the server ended before it answered: {event} {self.log}"
             raise RuntimeError(message)
         return self
@@ -96,30 +94,28 @@ class BackfillServer:
     @property
     def is_running(self) -> bool:
         """Whether the process is there."""
-        return self._process is not None and self._process.poll() is None
+        return self._process is not None and self._process.is_running
 
     def _end(self, number: signal.Signals) -> int:
         process = self._process
         if process is None:
             return 0
-        if process.poll() is None:
-            process.send_signal(number)
+        process.send_signal(number)
         try:
             code = process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        except TimeoutError:
+            process.send_signal(signal.SIGKILL)
+            process.wait(30)
             raise
         self._close()
         return code
 
     def _close(self) -> None:
-        if self._process is not None and self._process.stdout is not None:
+        if self._process is not None:
             self._process.stdout.close()
         self._process = None
 
-    def _drain(self, process: subprocess.Popen[bytes]) -> None:
-        assert process.stderr is not None
+    def _drain(self, process: PreparedProcess) -> None:
         with process.stderr:
             for line in process.stderr:
                 self.log.append(line.decode(errors="replace"))

@@ -1,5 +1,5 @@
 """Tests in virtual time: deterministic, and over as soon as the work is done."""
 
-from bench.simulated_clock import VirtualClockLoop, run_virtual
+from bench.simulated.clock import VirtualClockLoop, run_virtual
 
 __all__ = ["VirtualClockLoop", "run_virtual"]

@@ -14,11 +14,12 @@ from backfill.config import (
     LlamaCppEngineConfig,
     ManagedEngineConfig,
     OpenVinoEngineConfig,
+    SpeechEngineConfig,
     load_config,
 )
 from backfill.errors import InvalidConfig
 
-COMMON = ("kind", "models", "endpoints", "exclusive")
+COMMON = ("kind", "models", "endpoints", "exclusive", "cost_per_hour", "watts")
 
 
 def load_engine(**engine: Any) -> Any:
@@ -33,6 +34,7 @@ def load_engine(**engine: Any) -> Any:
         ({"embeddings": True}, LlamaCppEngineConfig),
         ({"url": "http://127.0.0.1:1/v1"}, ExternalEngineConfig),
         ({"kind": "openvino"}, OpenVinoEngineConfig),
+        ({"kind": "speech", "workers": 2}, SpeechEngineConfig),
         ({"kind": "vllm", "model": "owner/model"}, ManagedEngineConfig),
         ({"kind": "sglang", "model": "owner/model"}, ManagedEngineConfig),
     ],
@@ -51,9 +53,10 @@ def test_the_environment_reaches_the_default_engine_by_its_name() -> None:
     assert engine == AutoEngineConfig(concurrency=4, deterministic=True, endpoints=("/v1/completions",))
 
 
-def test_without_engines_there_are_three_that_share_no_endpoint() -> None:
+def test_without_engines_there_are_four_that_share_no_endpoint() -> None:
     kinds = {name: engine.kind for name, engine in Config().engines.items()}
-    assert kinds == {"local": "auto", "local-embeddings": "llamacpp", "local-responses": "llamacpp"}
+    texts = {"local": "auto", "local-embeddings": "llamacpp", "local-responses": "llamacpp"}
+    assert kinds == texts | {"local-audio": "speech"}
     assert Config().engines["local-responses"].endpoints == ("/v1/responses",)
 
 
@@ -62,16 +65,35 @@ def test_without_engines_there_are_three_that_share_no_endpoint() -> None:
     [
         ({"slot": 2}, r"Unknown setting 'engines\.one\.slot'\. Did you mean 'slots'\?"),
         ({"kind": "vllm", "model": "m", "argument": []}, r"'engines\.one\.argument'\. Did you mean 'arguments'\?"),
-        ({"kind": "vllm"}, r"'engines\.one\.model' is not valid: Field required"),
+        ({"kind": "vllm"}, r"'engines\.one\.model' is not valid: it is missing"),
         ({"kind": "openvino", "kv_cache": 1}, r"Did you mean 'kv_cache_gb'\?"),
-        ({"url": "http://h", "endpoints": ["/v1/rerank"]}, r"'engines\.one\.endpoints\.0' is not valid: .*embeddings"),
-        ({"kind": "tgi"}, r"'engines\.one' is not valid: .*'auto', 'openvino', 'llamacpp', 'external', 'vllm'"),
-        ({"concurrency": 2000}, r"'engines\.one\.concurrency' is not valid: .*1024"),
+        ({"kind": "speech", "endpoints": ["/v1/rerank"]}, r"'engines\.one\.endpoints\.0' is not valid: .*translations"),
+        ({"endpoints": ["/v1/rerank"]}, r"'engines\.one\.endpoints\.0' is not valid: .*embeddings"),
+        ({"url": "http://h", "endpoints": ["rerank"]}, r"'engines\.one\.endpoints' is not valid: .*\"/v1/rerank\""),
+        ({"url": "http://h", "endpoints": ["/v1/../x"]}, r"'engines\.one\.endpoints' is not valid: .*'/v1/\.\./x'"),
+        ({"url": "http://h", "endpoints": ["/chat/completions"]}, r'write "/v1/chat/completions"'),
+        (
+            {"kind": "tgi"},
+            r"'engines\.one' is not valid: .*'auto', 'openvino', 'llamacpp', 'speech', 'external', 'vllm'",
+        ),
+        ({"concurrency": 2000}, r"'engines\.one\.concurrency' is not valid: it must be at most 1024\."),
+        ({"slots": 0}, r"'engines\.one\.slots' is not valid: it must be at least 1\."),
+        ({"deterministic": "often"}, r"'engines\.one\.deterministic' is not valid: it must be true or false\."),
+        ({"url": "gpu:8000"}, r"'engines\.one\.url' is not valid: must begin with http:// or https://\."),
+        ({"kind": "external", "url": 7}, r"'engines\.one\.url' is not valid: it must be a string\."),
     ],
 )
 def test_what_is_wrong_is_named(engine: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidConfig, match=message):
         load_engine(**engine)
+
+
+def test_a_file_that_is_no_toml_is_named_with_the_place(tmp_path: Path) -> None:
+    path = tmp_path / "backfill.toml"
+    for content, reason in ((b"a = \xff", "byte 5 is not UTF-8"), (b"a = 1\nb", "at line 2|at end of document")):
+        path.write_bytes(content)
+        with pytest.raises(InvalidConfig, match=f"backfill.toml is not valid TOML: .*{reason}"):
+            load_config(path, environment={})
 
 
 @pytest.mark.parametrize(

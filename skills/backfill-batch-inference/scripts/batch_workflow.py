@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 DEFAULT_URL = "http://127.0.0.1:8484"
 SAMPLE_MODEL = "smollm2-135m-instruct"
+# Of which there are samples; the server may serve more.
 ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
 QUESTIONS = (
     "What is the capital of France?",
@@ -88,7 +89,7 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--errors", type=Path, default=Path("batch_errors.jsonl"), help="where failed requests go")
     parser.add_argument("--interval", type=float, default=5.0, help="seconds between two polls")
     parser.add_argument("--base-url", default=os.environ.get("TOGETHER_BASE_URL") or DEFAULT_URL)
-    parser.add_argument("--endpoint", choices=ENDPOINTS, default=ENDPOINTS[0])
+    parser.add_argument("--endpoint", default=ENDPOINTS[0], help="where each request goes, as /v1/embeddings")
     parser.add_argument("--batch-id", help="take up this batch instead of making one")
     parser.add_argument("--force", action="store_true", help="replace output and error files that exist")
     return parser.parse_args()
@@ -106,6 +107,9 @@ def submit(client: together.Together, options: argparse.Namespace) -> str:
     """Check and upload the input, and make a batch of it; gives the batch's id."""
     path = options.input
     if path is None:
+        if options.endpoint not in ENDPOINTS:
+            message = f"There are samples for {', '.join(ENDPOINTS)} only; --input gives a file for {options.endpoint}."
+            raise Unusable(message)
         path = options.output.with_name("batch_samples.jsonl")
         write_samples(path, options.endpoint, options.model or SAMPLE_MODEL)
     say(f"{path}: {check_input(path, options.model)} requests")
@@ -250,11 +254,14 @@ def read_first(path: Path) -> Iterator[dict[str, Any]]:
 
 def describe_answer(body: dict[str, Any]) -> str:
     """The text of an answer; for an embedding, how long it is."""
+    transcript = body.get("text")
+    if isinstance(transcript, str):
+        return transcript.strip()
     for choice in body.get("choices", ()):
         text = choice["message"].get("content") if "message" in choice else choice.get("text")
         return text.strip() if text else json.dumps(choice)
     for item in body.get("data", ()):
-        return f"an embedding of {len(item['embedding'])} numbers"
+        return f"an embedding of {len(item['embedding'])} numbers" if "embedding" in item else json.dumps(item)
     texts = [part["text"] for item in body.get("output", ()) for part in item.get("content") or () if part.get("text")]
     return "".join(texts) or json.dumps(body)
 

@@ -28,6 +28,7 @@ import Together from "together-ai";
 
 const DEFAULT_URL = "http://127.0.0.1:8484";
 const SAMPLE_MODEL = "smollm2-135m-instruct";
+// Of which there are samples; the server may serve more.
 const ENDPOINTS = ["/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses"];
 const QUESTIONS = [
   "What is the capital of France?",
@@ -75,7 +76,9 @@ function readOptions() {
     throw new Unusable((error as Error).message);
   }
   const endpoint = given.endpoint ?? "/v1/chat/completions";
-  if (!ENDPOINTS.includes(endpoint)) throw new Unusable(`--endpoint must be one of ${ENDPOINTS.join(", ")}.`);
+  if (!given.input && !given["batch-id"] && !ENDPOINTS.includes(endpoint)) {
+    throw new Unusable(`There are samples for ${ENDPOINTS.join(", ")} only; --input gives a file for ${endpoint}.`);
+  }
   const intervalS = Number(given.interval ?? 5);
   if (!(intervalS >= 0)) throw new Unusable("--interval must be a number of seconds.");
   const url = given["base-url"] ?? (process.env["TOGETHER_BASE_URL"] || DEFAULT_URL);
@@ -250,6 +253,7 @@ async function* readLines(path: string): AsyncGenerator<string> {
 
 /** The text of an answer; for an embedding, how long it is. */
 function describeAnswer(body: Json): string {
+  if (typeof body["text"] === "string") return body["text"].trim();
   const choice = body["choices"]?.[0];
   if (choice) return (choice.message?.content ?? choice.text)?.trim() || JSON.stringify(choice);
   const embedding = body["data"]?.[0]?.embedding;

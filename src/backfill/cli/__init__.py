@@ -1,5 +1,5 @@
 """The command line. Holds no logic of its own: every command calls the rooms or the server."""
 
-from backfill.cli.main import main
+import lazy_loader
 
-__all__ = ["main"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,68 +1,71 @@
 """Commands for batches on a running server: submit, status, watch, list, cancel, download."""
 
-import asyncio
-import os
-from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 
+from backfill.cli.connection import KeyVariable, Url, ask_server
 from backfill.cli.console import emit, say, write_out
 from backfill.cli.engine_table import draw_engines
 from backfill.cli.failures import ALL_ANSWERED, INTERRUPTED, SOME_FAILED, UNUSABLE, end_on_error
-from backfill.cli.following import FINAL, count_lines, follow_progress, follow_results
-from backfill.cli.options import AsJson, Endpoint, InputFile, read_key
+from backfill.cli.following import count_lines, follow_progress, follow_results, name_expected
+from backfill.cli.options import AsJson, Endpoint
 from backfill.cli.progress import ProgressDisplay
 from backfill.cli.remote import RemoteServer
-from backfill.cli.results import check_target, name_errors_file, replacing
-from backfill.errors import Conflict
+from backfill.cli.results import name_errors_file
+from backfill.cli.table_batches import check_ended, check_table_target, download_table, file_of_requests
+from backfill.cli.table_options import TableOptions, takes_table_options
+from backfill.cli.tables import preview_table
+from backfill.cli.usage_table import name_cost
+from backfill.local import check_target, replacing
 from backfill.status import ReplicaStatus
-from backfill.turns import check_endpoint
+from backfill.wire import find_endpoint
 
 __all__ = ["cancel", "download", "list_batches", "status", "submit", "watch"]
 
-_DEFAULT_URL = "http://127.0.0.1:8484"
-_KEY_VARIABLE = "BACKFILL_API_KEY"
 _NEWEST = 5
 
-_Answer = TypeVar("_Answer")
 _Batch = dict[str, Any]
 _BatchId = Annotated[str, typer.Argument(metavar="BATCH_ID", help="As `backfill submit` printed it.")]
-_Url = Annotated[str | None, typer.Option("--url", metavar="URL", help=f"The server; BACKFILL_URL, or {_DEFAULT_URL}.")]
-_KeyVariable = Annotated[
-    str | None,
-    typer.Option("--api-key-env", metavar="VAR", help=f"Environment variable with the API key; {_KEY_VARIABLE}."),
-]
 
 
+@takes_table_options
 def submit(  # noqa: PLR0913 - an option each
-    input_path: InputFile,
+    input_name: Annotated[
+        str, typer.Argument(metavar="INPUT", help="Requests, one JSON object a line; or, with --prompt, a table.")
+    ],
     *,
+    table: TableOptions,
     endpoint: Endpoint = "/v1/chat/completions",
     model_id: Annotated[str | None, typer.Option(metavar="NAME", help="Model of requests that name none.")] = None,
     window: Annotated[str | None, typer.Option(metavar="TIME", help='How long it may take, such as "24h".')] = None,
-    url: _Url = None,
-    api_key_env: _KeyVariable = None,
+    url: Url = None,
+    api_key_env: KeyVariable = None,
     wait: Annotated[bool, typer.Option("--wait", help="Go on as `backfill watch` does.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Upload a file, make a batch of it and print its id."""
+    with end_on_error(as_json=as_json):
+        endpoint = table.choose_endpoint(find_endpoint(endpoint) or endpoint)
+        if table.preview is not None:
+            preview_table(input_name, table, endpoint, as_json=as_json)
+            return
+        with file_of_requests(input_name, table, endpoint) as path:
 
-    async def work(server: RemoteServer) -> _Batch:
-        file = await server.upload(input_path)
-        return await server.create_batch(
-            input_file_id=file["id"],
-            endpoint=check_endpoint(endpoint),
-            model_id=model_id,
-            completion_window=window,
-        )
+            async def work(server: RemoteServer) -> tuple[_Batch, str | None]:
+                file = await server.upload(path)
+                return await server.create_batch(
+                    input_file_id=file["id"], endpoint=endpoint, model_id=model_id, completion_window=window
+                )
 
-    batch = _run(work, url, api_key_env, as_json=as_json)
+            batch, warning = ask_server(work, url, api_key_env, as_json=as_json)
     if as_json:
-        emit({"event": "submitted", "batch_id": batch["id"], "batch": batch})
+        emit({"event": "submitted", "batch_id": batch["id"], "batch": batch, "warning": warning})
     else:
         write_out(batch["id"])
+    if warning:
+        say(warning, label="warning", style="yellow")
     if wait:
         watch(batch["id"], url=url, api_key_env=api_key_env, as_json=as_json)
 
@@ -72,8 +75,8 @@ def status(
         str | None, typer.Argument(metavar="[BATCH_ID]", help="As `backfill submit` printed it; none: the server.")
     ] = None,
     *,
-    url: _Url = None,
-    api_key_env: _KeyVariable = None,
+    url: Url = None,
+    api_key_env: KeyVariable = None,
     as_json: AsJson = False,
 ) -> None:
     """Show how far a batch is; without one, what the server's engines do and the newest batches."""
@@ -87,7 +90,7 @@ def _show_server(url: str | None, api_key_env: str | None, *, as_json: bool) -> 
     async def work(server: RemoteServer) -> tuple[list[ReplicaStatus], list[_Batch]]:
         return await server.list_engines(), (await server.list_batches())[:_NEWEST]
 
-    engines, batches = _run(work, url, api_key_env, as_json=as_json)
+    engines, batches = ask_server(work, url, api_key_env, as_json=as_json)
     if as_json:
         emit({"engines": engines, "batches": batches})
         return
@@ -100,23 +103,26 @@ def _show_server(url: str | None, api_key_env: str | None, *, as_json: bool) -> 
 
 
 def _show_batch(batch_id: str, url: str | None, api_key_env: str | None, *, as_json: bool) -> None:
-    batch = _run(lambda server: server.get_batch(batch_id), url, api_key_env, as_json=as_json)
+    batch = ask_server(lambda server: server.get_batch(batch_id), url, api_key_env, as_json=as_json)
     if as_json:
         emit(batch)
         return
-    counts, reused = count_lines(batch), batch.get("reused")
+    counts, reused, waiting = count_lines(batch), batch.get("reused"), batch.get("waiting")
     facts = {
         "status": batch["status"],
         "done": f"{counts.done:,} of {counts.total:,}, {counts.failed:,} failed ({batch['progress']:g} %)",
+        "waiting": f"since {waiting['since']}: {waiting['message']} [{waiting['reason']}]" if waiting else None,
         "endpoint": batch["endpoint"],
         "model": batch["model_id"],
         "created": batch["created_at"],
         "deadline": batch["job_deadline"],
+        "expected": name_expected(batch),
         "completed": batch["completed_at"],
         "output": batch["output_file_id"],
         "errors": batch["error_file_id"],
         "reason": batch["error"],
         "reused": f"{reused['requests']:,} requests got the answer of an identical one" if reused else None,
+        "cost": name_cost(batch.get("cost")),
     }
     for name, value in facts.items():
         if value:
@@ -129,19 +135,19 @@ def watch(
     follow: Annotated[
         bool, typer.Option("--follow", help="Print each result as soon as it is there, instead of progress.")
     ] = False,
-    url: _Url = None,
-    api_key_env: _KeyVariable = None,
+    url: Url = None,
+    api_key_env: KeyVariable = None,
     as_json: AsJson = False,
 ) -> None:
     """Show progress until the batch ends. Exits with 0 if every request was answered, 1 if not."""
     try:
         if follow:
-            batch = _run(
+            batch = ask_server(
                 lambda server: follow_results(server, batch_id, as_json=as_json), url, api_key_env, as_json=as_json
             )
         else:
             with ProgressDisplay(as_json=as_json, with_tokens=False) as display:
-                batch = _run(
+                batch = ask_server(
                     lambda server: follow_progress(server, batch_id, display), url, api_key_env, as_json=as_json
                 )
     except KeyboardInterrupt:
@@ -149,6 +155,8 @@ def watch(
         raise typer.Exit(INTERRUPTED) from None
     counts = count_lines(batch)
     say(f"{batch['status']}: {counts.answered:,} answered, {counts.failed:,} failed")
+    if cost := name_cost(batch.get("cost")):
+        say(f"cost: {cost}")
     if batch["error"]:
         say(batch["error"], label="error", style="red")
     if batch["output_file_id"] or batch["error_file_id"]:
@@ -161,9 +169,9 @@ def watch(
     raise typer.Exit(ALL_ANSWERED if all_answered else SOME_FAILED)
 
 
-def list_batches(*, url: _Url = None, api_key_env: _KeyVariable = None, as_json: AsJson = False) -> None:
+def list_batches(*, url: Url = None, api_key_env: KeyVariable = None, as_json: AsJson = False) -> None:
     """List all batches, newest first."""
-    batches = _run(lambda server: server.list_batches(), url, api_key_env, as_json=as_json)
+    batches = ask_server(lambda server: server.list_batches(), url, api_key_env, as_json=as_json)
     if as_json:
         emit(batches)
         return
@@ -174,18 +182,20 @@ def list_batches(*, url: _Url = None, api_key_env: _KeyVariable = None, as_json:
         say("no batches yet")
 
 
-def cancel(batch_id: _BatchId, *, url: _Url = None, api_key_env: _KeyVariable = None, as_json: AsJson = False) -> None:
+def cancel(batch_id: _BatchId, *, url: Url = None, api_key_env: KeyVariable = None, as_json: AsJson = False) -> None:
     """Stop a batch; what is finished is kept."""
-    batch = _run(lambda server: server.cancel_batch(batch_id), url, api_key_env, as_json=as_json)
+    batch = ask_server(lambda server: server.cancel_batch(batch_id), url, api_key_env, as_json=as_json)
     if as_json:
         emit(batch)
     else:
         say("cancelled; what is in flight may still finish")
 
 
+@takes_table_options
 def download(  # noqa: PLR0913 - an option each
     batch_id: _BatchId,
     *,
+    table: TableOptions,
     output_path: Annotated[
         Path | None,
         typer.Option(
@@ -195,20 +205,28 @@ def download(  # noqa: PLR0913 - an option each
     errors_path: Annotated[
         Path | None, typer.Option("--errors", metavar="FILE", dir_okay=False, help="Where failed requests go.")
     ] = None,
-    url: _Url = None,
-    api_key_env: _KeyVariable = None,
+    table_name: Annotated[
+        str | None,
+        typer.Option("--table", metavar="TABLE", help="What the batch was made of; the answers go beside its rows."),
+    ] = None,
+    url: Url = None,
+    api_key_env: KeyVariable = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Fetch the answers and errors of an ended batch."""
+    with end_on_error(as_json=as_json):
+        if table_name is not None:
+            target = check_table_target(table_name, output_path, force=force)
+            code = download_table(batch_id, table_name, target, table, (url, api_key_env), as_json=as_json)
+            raise typer.Exit(code)
+        table.refuse_all("is for tables, and goes with --table")
     output_path = output_path or Path(f"{batch_id}.jsonl")
     errors_path = errors_path or name_errors_file(output_path)
 
     async def work(server: RemoteServer) -> dict[str, Path]:
         batch = await server.get_batch(batch_id)
-        if batch["status"] not in FINAL:
-            message = f"The batch has not ended ({batch['status']}); `backfill watch {batch_id}` waits for it."
-            raise Conflict(message, code="batch_not_ended")
+        check_ended(batch)
         wanted = {"output": (batch["output_file_id"], output_path), "errors": (batch["error_file_id"], errors_path)}
         there = {name: place for name, place in wanted.items() if place[0]}
         for _, path in there.values():
@@ -218,7 +236,7 @@ def download(  # noqa: PLR0913 - an option each
                 await server.download(file_id, target)
         return {name: path for name, (_, path) in there.items()}
 
-    fetched = _run(work, url, api_key_env, as_json=as_json)
+    fetched = ask_server(work, url, api_key_env, as_json=as_json)
     if as_json:
         emit({"batch_id": batch_id, **{name: str(fetched[name]) if name in fetched else None for name in _RESULTS}})
     elif not fetched:
@@ -235,15 +253,3 @@ def _summarise(batch: _Batch) -> tuple[str, str, str]:
 
 
 _RESULTS = {"output": "answers", "errors": "errors"}
-
-
-def _run(
-    work: Callable[[RemoteServer], Awaitable[_Answer]], url: str | None, api_key_env: str | None, *, as_json: bool
-) -> _Answer:
-    async def connect() -> _Answer:
-        key = read_key(api_key_env) or os.environ.get(_KEY_VARIABLE)
-        async with RemoteServer(url or os.environ.get("BACKFILL_URL") or _DEFAULT_URL, key) as server:
-            return await work(server)
-
-    with end_on_error(as_json=as_json):
-        return asyncio.run(connect())

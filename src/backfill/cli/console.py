@@ -9,6 +9,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from backfill.wire.words import name_duration, name_size
+
 __all__ = ["BROKEN_PIPE", "CONSOLE", "emit", "name_duration", "name_size", "say", "write_out"]
 
 BROKEN_PIPE = 141
@@ -40,24 +42,3 @@ def write_out(text: str) -> None:
         # What is still buffered would fail again when the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise typer.Exit(BROKEN_PIPE) from None
-
-
-def name_duration(seconds: float) -> str:
-    """Seconds in the words of a clock on the wall: 8.3 s, 2 min 5 s, 3 h 20 min."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest_s = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest_s} s"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min"
-
-
-def name_size(size_bytes: int) -> str:
-    """Bytes in the largest unit of which there is a whole one."""
-    size, unit = float(size_bytes), "B"
-    for larger in ("kB", "MB", "GB", "TB"):
-        if size < 1000:
-            break
-        size, unit = size / 1000, larger
-    return f"{size:.0f} {unit}" if unit in ("B", "kB") else f"{size:.1f} {unit}"

@@ -2,20 +2,22 @@
 
 import asyncio
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 from backfill.batch import Counts
-from backfill.cli.console import write_out
+from backfill.cli.console import name_duration, write_out
 from backfill.cli.progress import ProgressDisplay
 from backfill.cli.remote import UNREACHABLE, RemoteServer
 from backfill.errors import BackfillError
 
-__all__ = ["FINAL", "count_lines", "follow_progress", "follow_results"]
+__all__ = ["FINAL", "count_lines", "follow_progress", "follow_results", "name_expected"]
 
 FINAL = frozenset({"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"})
 _POLL_S = 1.0
 # A server may be restarted under a watcher, and a batch lives through that.
 _UNREACHABLE_MAX_S = 300.0
+_SILENT = "the server does not answer, trying again"
 _Batch = dict[str, Any]
 
 
@@ -48,7 +50,7 @@ async def follow_progress(server: RemoteServer, batch_id: str, display: Progress
     batch = await server.get_batch(batch_id)
     patience = _Patience()
     while batch["status"] not in FINAL:
-        display.show(count_lines(batch), "the server does not answer, trying again" if patience.is_tried else None)
+        display.show(count_lines(batch), _SILENT if patience.is_tried else _name_wait(batch), _find_left_s(batch))
         await asyncio.sleep(_POLL_S)
         try:
             batch = await server.get_batch(batch_id)
@@ -82,6 +84,25 @@ async def follow_results(server: RemoteServer, batch_id: str, *, as_json: bool) 
         except BackfillError as error:
             patience.note_failure(error)
             await asyncio.sleep(_POLL_S)
+
+
+def _name_wait(batch: _Batch) -> str | None:
+    """What the server says of a batch that does not move."""
+    waiting = batch.get("waiting")
+    return f"waiting: {waiting['message']}" if waiting else None
+
+
+def name_expected(batch: _Batch) -> str | None:
+    """When the server takes the batch to be done, in its words and in ours."""
+    left_s = _find_left_s(batch)
+    return None if left_s is None else f"{batch['estimated_completion_at']} (in {name_duration(left_s)})"
+
+
+def _find_left_s(batch: _Batch) -> float | None:
+    expected = batch.get("estimated_completion_at")
+    if expected is None:
+        return None
+    return max(0.0, (datetime.fromisoformat(expected) - datetime.now(UTC)).total_seconds())
 
 
 def count_lines(batch: _Batch) -> Counts:

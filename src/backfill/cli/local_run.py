@@ -11,7 +11,6 @@ changes its name, in one step, only after they are.
 import asyncio
 import hashlib
 import os
-import shutil
 import signal
 import time
 from dataclasses import dataclass
@@ -24,19 +23,16 @@ from backfill.batch import Batch, BatchProblem, File, FileStatus, State
 from backfill.cli.console import say
 from backfill.cli.failures import INTERRUPTED
 from backfill.cli.progress import ProgressDisplay
-from backfill.cli.results import replacing
 from backfill.config import Config
-from backfill.errors import Conflict, InvalidInput, StoreBusy
+from backfill.errors import Conflict, InvalidInput, RowsLost, StoreBusy
 from backfill.index import Survey
 from backfill.intake import new_file_id
-from backfill.store import FolderLock, LocalBlobs, content_key
-from backfill.turns import BatchRequest, Bell, judge, now_ms
+from backfill.local import LOCAL_OWNER, Stop, discard_state, find_state, name_busy, replacing
+from backfill.store import LocalBlobs, content_key
+from backfill.turns import BatchRequest, judge, now_ms
 
-__all__ = ["Ended", "Interrupted", "Job", "Rejected", "discard_state", "find_state", "run_job"]
+__all__ = ["Ended", "Interrupted", "Interruption", "Job", "Rejected", "discard_state", "find_state", "run_job"]
 
-_OWNER = "local-run"
-# As long as a window can be: a run has no deadline but the user's patience.
-_WINDOW = "9999d"
 _PIECE_BYTES = 1 << 20
 _POLL_S = 0.5
 
@@ -79,29 +75,6 @@ class Rejected:
     problems: tuple[BatchProblem, ...]
 
 
-def find_state(output_path: Path) -> Path:
-    """Where the state folder of an output is, or would be."""
-    return output_path.with_name(f"{output_path.name}.backfill")
-
-
-def discard_state(output_path: Path) -> None:
-    """Remove the state folder, if there is one, and what is left of an earlier removal; raises StoreBusy."""
-    state = find_state(output_path)
-    removed = state.with_name(f"{state.name}-removed")
-    shutil.rmtree(removed, ignore_errors=True)
-    if not state.is_dir():
-        return
-    try:
-        lock = FolderLock(state)
-    except StoreBusy:
-        raise _name_busy(output_path) from None
-    try:
-        state.rename(removed)
-    finally:
-        lock.release()
-    shutil.rmtree(removed, ignore_errors=True)
-
-
 async def run_job(job: Job, config: Config, display: ProgressDisplay) -> Ended | Interrupted | Rejected:
     """Begin the job or go on with it, and put the results in place; `config.data_dir` is its state folder.
 
@@ -110,12 +83,15 @@ async def run_job(job: Job, config: Config, display: ProgressDisplay) -> Ended |
         StoreBusy: another process is at it.
 
     """
-    interruption = _Interruption(display)
+    interruption = Interruption(display)
     try:
-        async with open_rooms(config) as rooms:
+        async with open_rooms(config, media_folder=job.input_path.parent) as rooms:
             ending = await _run(rooms, job, display, interruption)
     except StoreBusy:
-        raise _name_busy(job.output_path) from None
+        raise name_busy(job.output_path) from None
+    except RowsLost:
+        state = find_state(job.output_path).name
+        raise RowsLost(f"The database in {state} is lost. Use --force to throw that away and start over.") from None
     finally:
         interruption.disarm()
     if not isinstance(ending, Interrupted):
@@ -123,17 +99,15 @@ async def run_job(job: Job, config: Config, display: ProgressDisplay) -> Ended |
     return ending
 
 
-class _Interruption:
+class Interruption(Stop):
     """SIGINT and SIGTERM: the first asks for a good end, the second one ends at once."""
 
     def __init__(self, display: ProgressDisplay) -> None:
-        self.came = False
-        self.bell: Bell | None = None
-        """Rung when the first one comes."""
+        super().__init__()
         self._display = display
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._take)
+            loop.add_signal_handler(number, self._heed)
 
     def disarm(self) -> None:
         """Leave signals to the interpreter again."""
@@ -141,21 +115,19 @@ class _Interruption:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
 
-    def _take(self) -> None:
+    def _heed(self) -> None:
         if self.came:
             self._display.close()
             say("stopped at once; the same command goes on from what was done")
             # The journal is made for this, and an engine ends with its parent.
             os._exit(INTERRUPTED)
-        self.came = True
-        if self.bell is not None:
-            self.bell.ring()
+        self.take()
 
 
 async def _run(
-    rooms: Rooms, job: Job, display: ProgressDisplay, interruption: _Interruption
+    rooms: Rooms, job: Job, display: ProgressDisplay, interruption: Interruption
 ) -> Ended | Interrupted | Rejected:
-    batches = await rooms.metadata.list_batches(_OWNER, limit=1)
+    batches = await rooms.metadata.list_batches(LOCAL_OWNER, limit=1)
     if batches:
         batch = batches[0]
         await _check_same(rooms, batch, job)
@@ -164,17 +136,17 @@ async def _run(
         if file is None:
             return Interrupted()
         survey = msgspec.json.decode(file.survey, type=Survey)
-        problems, count = judge(survey, job.endpoint, job.model_id)
-        if count:
-            return Rejected(problems)
-        batch = await rooms.turns.create(BatchRequest(_OWNER, job.endpoint, file.id, _WINDOW, job.model_id))
+        verdict = judge(survey, job.endpoint, job.model_id)
+        if verdict.fails:
+            return Rejected(verdict.reasons.problems)
+        batch = await rooms.turns.create(BatchRequest(LOCAL_OWNER, job.endpoint, file.id, model_id=job.model_id))
     began = time.monotonic()
     before = await rooms.progress.count(batch)
     batch = await _work(rooms, batch, display, interruption)
     if not batch.state.is_final:
         counts = await rooms.progress.count(batch)
         return Interrupted(counts.done, counts.total)
-    if batch.state is State.FAILED:
+    if batch.state is State.FAILED and batch.started_at_ms is None:
         return Rejected(batch.problems)
     await asyncio.to_thread(_put_results, rooms.blobs, batch, await _find_sizes(rooms, batch), job)
     return Ended(batch, before.done, before.usage.completion_tokens, time.monotonic() - began)
@@ -191,12 +163,12 @@ async def _check_same(rooms: Rooms, batch: Batch, job: Job) -> None:
         raise Conflict(message, code="input_changed")
 
 
-async def _seal(rooms: Rooms, path: Path, interruption: _Interruption) -> File | None:
+async def _seal(rooms: Rooms, path: Path, interruption: Interruption) -> File | None:
     """Take the input in as an upload, so that later changes to it do no harm; None if interrupted."""
     upload = rooms.intake.begin(new_file_id())
     draft = File(
         id=upload.file_id,
-        owner=_OWNER,
+        owner=LOCAL_OWNER,
         filename=path.name,
         purpose="batch-api",
         status=FileStatus.RESERVED,
@@ -215,13 +187,13 @@ async def _seal(rooms: Rooms, path: Path, interruption: _Interruption) -> File |
         upload.abort()
 
 
-async def _work(rooms: Rooms, batch: Batch, display: ProgressDisplay, interruption: _Interruption) -> Batch:
+async def _work(rooms: Rooms, batch: Batch, display: ProgressDisplay, interruption: Interruption) -> Batch:
     """Run lines until the batch has ended or the user has had enough; gives the batch as it is then."""
     bell = interruption.bell = rooms.turns.subscribe()
     async with working(rooms) as work:
         work.add_done_callback(lambda _: bell.ring())
         while not (batch.state.is_final or interruption.came or work.done()):
-            display.show(await rooms.progress.count(batch), _name_troubles(rooms))
+            display.show(await rooms.progress.count(batch), _name_troubles(rooms) or _name_wait(rooms, batch))
             await bell.wait(_POLL_S)
             batch = await rooms.metadata.get_batch(batch.id)
         if interruption.came:
@@ -240,6 +212,11 @@ async def _work(rooms: Rooms, batch: Batch, display: ProgressDisplay, interrupti
 def _name_troubles(rooms: Rooms) -> str | None:
     """What holds engines up, in one line."""
     return "; ".join(f"engine {name}: {trouble}" for name, trouble in rooms.dispatcher.troubles.items()) or None
+
+
+def _name_wait(rooms: Rooms, batch: Batch) -> str | None:
+    waiting = rooms.dispatcher.find_wait(batch)
+    return waiting.message if waiting is not None and not batch.state.is_final else None
 
 
 async def _find_sizes(rooms: Rooms, batch: Batch) -> dict[str, int]:
@@ -274,7 +251,3 @@ def _hash(path: Path) -> str:
 
 def _name_unreadable(path: Path, error: OSError) -> InvalidInput:
     return InvalidInput(f"The input file {path} cannot be read: {error.strerror}.", param="input")
-
-
-def _name_busy(output_path: Path) -> StoreBusy:
-    return StoreBusy(f"Another `backfill run` is writing {output_path}.")

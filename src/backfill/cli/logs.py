@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from contextlib import suppress
 
 import structlog
 
@@ -12,11 +13,16 @@ __all__ = ["configure_logs"]
 class _StandardError:
     """Standard error as it is when it is written to: a progress bar puts itself in its place to stay below the logs."""
 
+    # A log that lies on a full disk, or that nobody reads any more, must not end the work that it tells of.
+
     def write(self, text: str) -> int:
-        return sys.stderr.write(text)
+        with suppress(OSError):
+            sys.stderr.write(text)
+        return len(text)
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def configure_logs(*, as_json: bool, quiet: bool = False) -> None:
@@ -33,5 +39,4 @@ def configure_logs(*, as_json: bool, quiet: bool = False) -> None:
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR if quiet else logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(_StandardError()),  # type: ignore[arg-type]  # it prints, no more
-        cache_logger_on_first_use=True,
     )

@@ -2,16 +2,26 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
+from backfill.catalogue import Catalogue, CatalogueModel, to_dollars
 from backfill.cli.console import CONSOLE, emit, name_size, say, write_out
 from backfill.cli.failures import end_on_error
 from backfill.cli.options import AsJson, ConfigFile
+from backfill.cli.price_table import draw_prices
 from backfill.config import load_config
-from backfill.engines.models import CATALOGUE, choose_engine, find_model, list_models, pull
+from backfill.engines.models.catalogue import (
+    CATALOGUE,
+    ModelFile,
+    choose_engine,
+    find_model,
+    list_models,
+    measure,
+    pull,
+)
 from backfill.errors import ModelUnavailable
 
 __all__ = ["fetch_if_missing", "models"]
@@ -21,29 +31,58 @@ models = typer.Typer(help="Models for the built-in engine.", no_args_is_help=Tru
 
 @models.command("list")
 def list_command(config_file: ConfigFile = None, *, as_json: AsJson = False) -> None:
-    """Show the catalogue and the files that are here."""
+    """Show the model files that are here, and of all models that are known what they cost."""
     with end_on_error(as_json=as_json):
-        models_dir = load_config(config_file).models_dir
-        listed = list_models(models_dir)
-        engines = [choose_engine(model.path) if model.path else "" for model in listed]
+        config = load_config(config_file)
+        files = list_models(config.models_dir)
+        engines = [choose_engine(model.path) if model.path else "" for model in files]
+        catalogue = Catalogue.load(config.catalogue.file, config.catalogue.models)
     if as_json:
-        facts = [
-            {
-                "name": model.name,
-                "path": str(model.path) if model.path else None,
-                "size_bytes": model.size_bytes,
-                "engine": engine or None,
-                "summary": model.summary,
-            }
-            for model, engine in zip(listed, engines, strict=True)
-        ]
-        emit(facts)
+        emit(
+            [_describe_file(*one) for one in zip(files, engines, strict=True)] + list(map(_describe, catalogue.models))
+        )
         return
-    width = max(len(model.name) for model in listed)
-    for model, engine in zip(listed, engines, strict=True):
+    width = max(len(model.name) for model in files)
+    for model, engine in zip(files, engines, strict=True):
         here = name_size(model.size_bytes) if model.path else "not fetched"
         write_out(f"{model.name:{width}}  {here:>11}  {engine:8}  {model.summary}".rstrip())
-    say(f"in {models_dir}")
+    say(f"in {config.models_dir}")
+    write_out("")
+    for line in draw_prices(catalogue.models):
+        write_out(line)
+    say("US dollars for a million tokens; an engine of yours serves a model whose id it lists")
+
+
+def _describe_file(model: ModelFile, engine: str) -> dict[str, Any]:
+    return {
+        "name": model.name,
+        "path": str(model.path) if model.path else None,
+        "size_bytes": model.size_bytes,
+        "engine": engine or None,
+        "summary": model.summary,
+    }
+
+
+def _describe(model: CatalogueModel) -> dict[str, Any]:
+    price = model.price
+    return {
+        "name": model.id,
+        "path": None,
+        "size_bytes": 0,
+        "engine": None,
+        "summary": "",
+        "aliases": model.aliases,
+        "type": model.type,
+        "context_length": model.context_length,
+        "input_per_million": to_dollars(price.input_per_million),
+        "cached_input_per_million": to_dollars(price.cached_input_per_million),
+        "output_per_million": to_dollars(price.output_per_million),
+        "audio_per_minute": to_dollars(price.audio_per_minute),
+        "batch_discount_percent": price.discount_percent,
+        "price_source": model.price_source or None,
+        "price_date": model.price_date,
+        "retired": model.retired,
+    }
 
 
 @models.command("pull")
@@ -57,7 +96,7 @@ def pull_command(
     with end_on_error(as_json=as_json):
         path = _find(name, config := load_config(config_file).models_dir) or _pull(name, config)
     if as_json:
-        emit({"name": name, "path": str(path), "size_bytes": path.stat().st_size})
+        emit({"name": name, "path": str(path), "size_bytes": measure(path)})
     else:
         write_out(str(path))
 

@@ -95,12 +95,14 @@ class ProgressDisplay:
     ) -> None:
         self.close()
 
-    def show(self, counts: Counts, note: str | None = None, *, final: bool = False) -> None:
-        """Show the counts now, and what holds the work up, if anything does."""
+    def show(
+        self, counts: Counts, note: str | None = None, left_s: float | None = None, *, final: bool = False
+    ) -> None:
+        """Show the counts now, what holds the work up, and how long it will take, if anybody knows better than they."""
         now = time.monotonic()
         tokens_per_s = self._tokens.measure(now, counts.usage.completion_tokens)
         lines_per_s = self._lines.measure(now, counts.done)
-        numbers = _name_numbers(counts, tokens_per_s, lines_per_s)
+        numbers = _name_numbers(counts, tokens_per_s, lines_per_s, left_s)
         if self._bar is not None:
             self._bar.start()
             self._bar.note = note
@@ -125,13 +127,15 @@ def describe_counts(counts: Counts, *, with_tokens: bool = True) -> dict[str, in
     return facts
 
 
-def _name_numbers(counts: Counts, tokens_per_s: float, lines_per_s: float) -> str:
+def _name_numbers(counts: Counts, tokens_per_s: float, lines_per_s: float, left_s: float | None) -> str:
     numbers = [f"{counts.done:,} of {counts.total:,}"]
     if counts.failed:
         numbers.append(f"{counts.failed:,} failed")
     if tokens_per_s >= 1:
         numbers.append(f"{tokens_per_s:,.0f} tokens/s")
     rest = counts.total - counts.done
-    if rest and lines_per_s > 0:
-        numbers.append(f"{name_duration(rest / lines_per_s)} left")
+    if rest and left_s is None and lines_per_s > 0:
+        left_s = rest / lines_per_s
+    if rest and left_s is not None:
+        numbers.append(f"{name_duration(left_s)} left")
     return "  ".join(numbers)

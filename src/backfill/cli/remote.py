@@ -21,6 +21,7 @@ UNREACHABLE = "server_unreachable"
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=120)
 # By name, so that batches which were made through another dialect come in this shape too.
 _ROOT = "/together/v1"
+_KEYS = "/organization/admin_api_keys"
 _RESULT_SILENCE_S = 600
 _PIECE_BYTES = 1 << 18
 _Object = dict[str, Any]
@@ -62,10 +63,15 @@ class RemoteServer:
             form.add_field("file", source, filename=path.name, content_type="application/jsonl")
             return cast("_Object", await self._ask("POST", "/files", data=form))
 
-    async def create_batch(self, **members: str | None) -> _Object:
-        """Make a batch; gives the batch object. Members that are None are left out."""
+    async def create_batch(self, **members: str | None) -> tuple[_Object, str | None]:
+        """Make a batch; gives the batch object and a warning, if there is one. Members that are None are left out."""
         given = {name: value for name, value in members.items() if value is not None}
-        return cast("_Object", (await self._ask("POST", "/batches", json=given))["job"])
+        created = await self._ask("POST", "/batches", json=given)
+        return cast("_Object", created["job"]), created.get("warning")
+
+    async def estimate(self, wanted: _Object) -> _Object:
+        """What a batch would cost, and when it would be done."""
+        return cast("_Object", await self._ask("POST", "/estimates", json=wanted))
 
     async def get_batch(self, batch_id: str) -> _Object:
         """The batch object."""
@@ -75,6 +81,11 @@ class RemoteServer:
         """All batches of this key, newest first."""
         return cast("list[_Object]", await self._ask("GET", "/batches"))
 
+    async def list_newest_batches(self, limit: int) -> list[_Object]:
+        """So many of them at most, newest first, in OpenAI's shape: Together's list is always whole."""
+        page = await self._ask("GET", "/batches", root="/openai/v1", params={"limit": limit})
+        return cast("list[_Object]", page["data"])
+
     async def list_engines(self) -> list[ReplicaStatus]:
         """Every replica that lines are sent to."""
         page = await self._ask("GET", "/engines")
@@ -83,9 +94,51 @@ class RemoteServer:
         except (msgspec.ValidationError, KeyError, TypeError):
             raise self._is_no_backfill() from None
 
+    async def get_usage(self, query: dict[str, str]) -> _Object:
+        """Sums over what was used, as `GET /v1/usage` has them."""
+        return cast("_Object", await self._ask("GET", "/usage", params=query))
+
     async def cancel_batch(self, batch_id: str) -> _Object:
         """Stop a batch; gives the batch object."""
         return cast("_Object", await self._ask("POST", f"/batches/{_quote(batch_id)}/cancel"))
+
+    async def list_failures(self, batch_id: str) -> list[_Object]:
+        """The failed requests of a batch by reason, most first."""
+        page = await self._ask("GET", f"/batches/{_quote(batch_id)}/failures")
+        return cast("list[_Object]", page["data"])
+
+    async def retry_batch(self, batch_id: str, **choice: str | None) -> tuple[_Object, str | None]:
+        """Make a batch of what failed, or of those that `code` or `group` mean; as `create_batch`."""
+        given = {name: value for name, value in choice.items() if value is not None}
+        request = {"json": given} if given else {}
+        created = await self._ask("POST", f"/batches/{_quote(batch_id)}/retry", **request)
+        return cast("_Object", created["job"]), created.get("warning")
+
+    async def collect(self, *, is_trial: bool, data_dir: Path | None) -> _Object:
+        """Have what is over removed, or only found; of another data directory than `data_dir` nothing."""
+        wanted: _Object = {"dry_run": is_trial}
+        if data_dir is not None:
+            wanted["data_dir"] = str(data_dir)
+        return cast("_Object", await self._ask("POST", "/gc", json=wanted))
+
+    async def list_keys(self) -> list[_Object]:
+        """All API keys, also those that were revoked, newest first."""
+        found: list[_Object] = []
+        query = {"limit": "100", "include_revoked": "true"}
+        while True:
+            page = await self._ask("GET", _KEYS, params=query)
+            found += page["data"]
+            if not page["has_more"]:
+                return found
+            query["after"] = page["last_id"]
+
+    async def create_key(self, members: _Object) -> _Object:
+        """Make an API key; gives it with `value`."""
+        return cast("_Object", await self._ask("POST", _KEYS, json=members))
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Let nobody in with an API key any more."""
+        await self._ask("DELETE", f"{_KEYS}/{_quote(key_id)}")
 
     async def download(self, file_id: str, target: BinaryIO) -> None:
         """Write a file's bytes to `target` as they come."""
@@ -118,9 +171,11 @@ class RemoteServer:
         return BackfillError(message, code="not_a_backfill_server")
 
     @asynccontextmanager
-    async def _open(self, method: str, path: str, **request: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _open(
+        self, method: str, path: str, *, root: str = _ROOT, **request: Any
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         try:
-            async with self._session.request(method, self.url + _ROOT + path, **request) as response:
+            async with self._session.request(method, self.url + root + path, **request) as response:
                 if response.status >= 400:
                     raise self._interpret(response.status, await response.read())
                 yield response
@@ -132,8 +187,11 @@ class RemoteServer:
         except aiohttp.InvalidURL:
             message = f"{self.url!r} is not a URL."
             raise InvalidInput(message, param="url") from None
-        except (aiohttp.ClientError, TimeoutError, ConnectionError) as error:
-            message = f"The connection to {self.url} was lost: {str(error) or type(error).__name__}."
+        except TimeoutError:
+            message = f"{self.url} has said nothing for too long; ask again."
+            raise BackfillError(message, code=UNREACHABLE) from None
+        except (aiohttp.ClientError, ConnectionError):
+            message = f"The connection to {self.url} was lost before the whole answer had come; ask again."
             raise BackfillError(message, code=UNREACHABLE) from None
 
     def _interpret(self, status: int, body: bytes) -> BackfillError:

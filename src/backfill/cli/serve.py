@@ -7,13 +7,13 @@ from typing import Annotated
 import typer
 import uvloop
 
-from backfill.app import serve as serve_forever
 from backfill.cli.console import emit, write_out
 from backfill.cli.failures import end_on_error
 from backfill.cli.logs import configure_logs
 from backfill.cli.options import ConfigFile, Deterministic
 from backfill.config import load_config
 from backfill.engines import make_deterministic
+from backfill.server import serve as serve_forever
 
 __all__ = ["serve"]
 

@@ -1,7 +1,5 @@
 """Fold the journal into the output and error files, and close the batch in one write; then tell the outside."""
 
-from backfill.deliver.deliverer import Deliverer
-from backfill.deliver.gather import Gathered, gather
-from backfill.deliver.webhooks import WebhookSender
+import lazy_loader
 
-__all__ = ["Deliverer", "Gathered", "WebhookSender", "gather"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

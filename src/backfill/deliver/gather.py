@@ -2,21 +2,24 @@
 
 import hashlib
 import uuid
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import NamedTuple
 
 import msgspec
 
-from backfill.batch import Batch, Counts, File, FileStatus, Outcome
+from backfill.batch import Batch, Counts, File, FileStatus, Outcome, UsageRow
 from backfill.index import LineIndex
-from backfill.journal import Fold
-from backfill.store import BlobWriter, LocalBlobs, content_key, index_key
+from backfill.journal import Fold, LineModels
+from backfill.store import BlobWriter, LocalBlobs, begin_facts, content_key, index_key, seal_together
 from backfill.wire.results import OUTPUT_PURPOSE, render_answer, render_failure, render_rest
 
-__all__ = ["Gathered", "gather"]
+__all__ = ["Gathered", "gather", "gather_together", "give_up"]
 
 
 # Written and hashed together: a call of each for every line would cost more than the work.
 _LINES_AT_ONCE = 128
+_ANSWERED = int(Outcome.ANSWERED)
 
 
 class Gathered(NamedTuple):
@@ -25,6 +28,7 @@ class Gathered(NamedTuple):
     counts: Counts
     output: File | None
     error: File | None
+    usage: tuple[UsageRow, ...] = ()
 
 
 class _Results:
@@ -37,6 +41,7 @@ class _Results:
         # The same id whenever the batch is gathered: a repeated delivery replaces its own half-done files.
         self._file_id = f"file-{uuid.uuid5(uuid.UUID(batch.id), kind)}"
         self._writer: BlobWriter | None = None
+        self._facts: BlobWriter | None = None
         self._digest = hashlib.sha256()
         self._lines = 0
         self._pending: list[bytes] = []
@@ -55,14 +60,14 @@ class _Results:
         self._writer.write(data)
         self._digest.update(data)
 
-    def seal(self, now_ms: int) -> File | None:
+    def finish(self, now_ms: int) -> File | None:
+        """The file's row, once all lines are written."""
         if self._pending:
             self._flush()
         if self._writer is None:
             return None
-        self._writer.seal()
         keep_s = self._batch.output_expires_after_s
-        return File(
+        file = File(
             id=self._file_id,
             owner=self._batch.owner,
             filename=f"{self._batch.id}_{self._kind}.jsonl",
@@ -74,10 +79,17 @@ class _Results:
             sha256=self._digest.hexdigest(),
             expires_at_ms=None if keep_s is None else now_ms + keep_s * 1000,
         )
+        self._facts = begin_facts(self._blobs, file)
+        return file
+
+    @property
+    def writers(self) -> list[BlobWriter]:
+        """The facts first: whoever finds the content finds them too."""
+        return [writer for writer in (self._facts, self._writer) if writer is not None]
 
     def abort(self) -> None:
-        if self._writer is not None:
-            self._writer.abort()
+        for writer in self.writers:
+            writer.abort()
 
 
 def gather(blobs: LocalBlobs, batch: Batch, now_ms: int) -> Gathered:
@@ -85,32 +97,53 @@ def gather(blobs: LocalBlobs, batch: Batch, now_ms: int) -> Gathered:
 
     Blocks on disk: call it in a worker thread. Raises StoreUnavailable if the disk takes no more.
     """
+    return gather_together(blobs, [batch], now_ms)[0]
+
+
+def gather_together(blobs: LocalBlobs, batches: Sequence[Batch], now_ms: int) -> list[Gathered]:
+    """As `gather`, for several small batches whose files are synced together; what fails for one fails for all."""
+    with ExitStack() as stack:
+        gathered, writers = [], []
+        for batch in batches:
+            output, error = _Results(blobs, batch, "output"), _Results(blobs, batch, "error")
+            stack.callback(output.abort)
+            stack.callback(error.abort)
+            counts, usage = _write_lines(blobs, batch, output, error)
+            gathered.append(Gathered(counts, output.finish(now_ms), error.finish(now_ms), usage))
+            writers += [*output.writers, *error.writers]
+        seal_together(writers)
+        return gathered
+
+
+def _write_lines(
+    blobs: LocalBlobs, batch: Batch, output: _Results, error: _Results
+) -> tuple[Counts, tuple[UsageRow, ...]]:
     index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))
-    fold = Fold(blobs, batch.id, len(index))
-    output, error = _Results(blobs, batch, "output"), _Results(blobs, batch, "error")
+    fold = Fold(blobs, batch.id, len(index), LineModels.of_batch(batch, index))
     try:
         fold.refresh()
-        for line in range(len(index)):
-            _write_line(fold, index, batch, line, output, error)
+        for line, outcome in enumerate(fold.outcomes):
+            custom_id = index.custom_id_json(line)
+            if outcome == _ANSWERED:
+                status, body = fold.read_answer(line)
+                output.write(render_answer(batch, line, custom_id, status, body))
+            else:
+                error.write(_render_error(fold, batch, line, custom_id))
         counts = fold.counts
         rest = counts.total - counts.done
         # Lines that nobody ran any more count as failed: they are in the error file.
-        counts = msgspec.structs.replace(counts, failed=counts.failed + rest)
-        return Gathered(counts, output.seal(now_ms), error.seal(now_ms))
+        return msgspec.structs.replace(counts, failed=counts.failed + rest), fold.usage
     finally:
-        output.abort()
-        error.abort()
         fold.close()
 
 
-def _write_line(fold: Fold, index: LineIndex, batch: Batch, line: int, output: _Results, error: _Results) -> None:
+def give_up(batch: Batch) -> Gathered:
+    """What a batch comes to of which nobody knows any more how its lines are called: nothing."""
+    return Gathered(Counts(total=batch.counts.total, failed=batch.counts.total), None, None)
+
+
+def _render_error(fold: Fold, batch: Batch, line: int, custom_id: bytes) -> bytes:
     entry = fold.find(line)
-    custom_id = index.custom_id_json(line)
     if entry is None:
-        error.write(render_rest(batch, line, custom_id))
-        return
-    body = fold.read_body(entry)
-    if entry.outcome is Outcome.ANSWERED:
-        output.write(render_answer(batch, line, custom_id, entry.status, body))
-    else:
-        error.write(render_failure(batch, line, custom_id, entry.outcome, entry.status, body))
+        return render_rest(batch, line, custom_id)
+    return render_failure(batch, line, custom_id, entry.outcome, entry.status, fold.read_body(entry))

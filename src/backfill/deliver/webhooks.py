@@ -23,6 +23,7 @@ from backfill.wire import openai, together
 __all__ = ["WebhookSender", "make_message"]
 
 _TICK_S = 1.0
+_LOOP = "webhooks"
 _SENT_AT_ONCE = 16
 _BACKOFF_FACTOR = 4.0
 # More would not fit into a float, and no wait is as long.
@@ -56,6 +57,8 @@ class WebhookSender:
         self._dice = random.Random()  # noqa: S311 - jitter, not a secret
         self._signer = Webhook(config.secret.get_secret_value()) if config.secret else None
         self._stopped = False
+        self._unnoted: dict[str, tuple[int, float | None]] = {}
+        """Batch -> the try that was made and when the next one is due, where that could not be written down."""
         self._sending: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
@@ -68,8 +71,9 @@ class WebhookSender:
                 self._sending = asyncio.create_task(self._send_due(session, self._signer))
                 try:
                     await self._sending
-                except BackfillError as error:
-                    _log.error("webhooks wait for the metadata", reason=error.message)
+                    self._turns.setbacks.forget(_LOOP)
+                except Exception as error:  # noqa: BLE001 - whatever it is, the next look may find better
+                    self._turns.setbacks.note(_LOOP, error, "webhooks wait for the metadata")
                 except asyncio.CancelledError:
                     if not self._stopped:
                         raise
@@ -84,13 +88,35 @@ class WebhookSender:
 
     async def _send_due(self, session: aiohttp.ClientSession, signer: Webhook) -> None:
         due = await self._turns.find_unannounced(_SENT_AT_ONCE)
+        # A write that seemed to fail may have been made all the same.
+        for batch_id in self._unnoted.keys() - {batch.id for batch in due}:
+            self._forget(batch_id)
         async with asyncio.TaskGroup() as group:
             for batch in due:
                 group.create_task(self._announce(session, signer, batch))
 
     async def _announce(self, session: aiohttp.ClientSession, signer: Webhook, batch: Batch) -> None:
-        failure = await self._send(session, signer, batch)
         tries = batch.webhook_tries + 1
+        # While the database takes nothing, a receiver is not to hear the same once a second.
+        made, again_in_s = self._unnoted.get(batch.id, (0, None))
+        if made != tries:
+            again_in_s = await self._try(session, signer, batch, tries)
+            self._unnoted[batch.id] = (tries, again_in_s)
+        try:
+            await self._turns.note_announcement(batch, again_in_s)
+            self._forget(batch.id)
+        except BackfillError as error:
+            # It stays due; should this process end, it is sent again, and receivers know it by its id.
+            setbacks = self._turns.setbacks
+            setbacks.note(f"webhook {batch.id}", error, "webhook cannot be noted down", batch=batch.id)
+
+    def _forget(self, batch_id: str) -> None:
+        del self._unnoted[batch_id]
+        self._turns.setbacks.forget(f"webhook {batch_id}")
+
+    async def _try(self, session: aiohttp.ClientSession, signer: Webhook, batch: Batch, tries: int) -> float | None:
+        """Send it; gives the seconds until it is to be sent again, None if it is not."""
+        failure = await self._send(session, signer, batch)
         again_in_s = None
         if failure is not None:
             is_last = failure == f"HTTP {_GONE}" or tries >= self._config.tries
@@ -100,28 +126,24 @@ class WebhookSender:
             _log.warning(
                 "webhook failed", batch=batch.id, host=where, reason=failure, tries=tries, again_in_s=again_in_s
             )
-        try:
-            await self._turns.note_announcement(batch, again_in_s)
-        except BackfillError as error:
-            # It stays due and is sent again; receivers know it by its id.
-            _log.error("webhook cannot be noted down", batch=batch.id, reason=error.message)
+        return again_in_s
 
     async def _send(self, session: aiohttp.ClientSession, signer: Webhook, batch: Batch) -> str | None:
         """Send one message; gives why that failed, None if it did not."""
-        content = make_message(batch)
         message_id, now = f"msg_{batch.id}", datetime.now(UTC)
-        headers = {
-            "content-type": "application/json",
-            "user-agent": "backfill",
-            "webhook-id": message_id,
-            "webhook-timestamp": str(int(now.timestamp())),
-            "webhook-signature": signer.sign(message_id, now, content.decode()),
-        }
         try:
+            content = make_message(batch)
+            headers = {
+                "content-type": "application/json",
+                "user-agent": "backfill",
+                "webhook-id": message_id,
+                "webhook-timestamp": str(int(now.timestamp())),
+                "webhook-signature": signer.sign(message_id, now, content.decode()),
+            }
             # A redirect would have the message sent where the operator did not say.
             async with session.post(self._config.url, data=content, headers=headers, allow_redirects=False) as response:
                 return None if 200 <= response.status < 300 else f"HTTP {response.status}"
-        except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, it costs this message a try and no other one
             return type(error).__name__
 
     def _find_wait(self, tries: int) -> float:

@@ -29,7 +29,7 @@ class Breaker:
         return self._paused_until_s - now_s
 
     def note_reply(self, sent_at_s: float) -> None:
-        """The engine answered or refused a request that was sent at this time."""
+        """The engine answered or refused a request that was sent at this time; of several, the last one's counts."""
         self._losses = 0
         if sent_at_s >= self._paused_until_s:
             self._setbacks = 0

@@ -6,6 +6,7 @@ Three signals, the surest first: rejections, the engine's own gauges, and, where
 from backfill.dispatch.concurrency_climb import Climb
 from backfill.dispatch.concurrency_gauges import GaugeFollower
 from backfill.dispatch.concurrency_rejections import RejectionBrake
+from backfill.dispatch.replies import Replies
 from backfill.engines import Gauges
 from backfill.status import Bottleneck
 
@@ -37,29 +38,34 @@ class ConcurrencyController:
         self._found = self.limit
         self._has_gauges = False
 
-    def note_reply(self, now_s: float, duration_s: float, completion_tokens: int) -> None:
-        """An answer (or a refusal, with 0 tokens) came `duration_s` seconds after its request was sent."""
-        brake = self._brake
-        brake.note_reply(now_s, duration_s)
+    def note_replies(self, replies: Replies) -> None:
+        """Answers (or refusals, with 0 tokens) came."""
+        brake, now_s = self._brake, replies.last_s
+        brake.note_replies(now_s, replies.sum_s)
         if brake.closed:
             self._take(brake.reopen(now_s), now_s)
             self._set_limit()
         elif not self._has_gauges and now_s - brake.last_rejection_s >= _CALM_S:
-            self._climb.note_reply(now_s, duration_s, completion_tokens)
+            self._climb.note_replies(replies)
             self.limit = self._found = self._climb.limit
 
     def note_rejection(self, now_s: float) -> None:
         """The engine answered 429 or 503: it has too much to do."""
         self._brake.note_rejection(now_s)
 
-    def tick(self, now_s: float, in_flight: int, gauges: Gauges, *, has_work: bool) -> None:
+    def tick(self, now_s: float, in_flight: int, gauges: Gauges, *, has_work: bool, is_shared: bool = False) -> None:
         """Look at the last moments and set `limit` anew; to be called some times a second while anything is in flight.
 
         `has_work` tells whether lines were there that the limit held back. Idle is not congestion: without work
-        nothing is learned.
+        nothing is learned. Nor while live requests leave less of the engine than the limit (`is_shared`).
         """
         self._has_gauges = gauges.running is not None and gauges.waiting is not None
         self._take(self._brake.choose(now_s, self._found, starting=self._climb.starting), now_s)
+        if is_shared:
+            self._climb.tick(now_s, used=False)
+            self._set_limit()
+            self.bottleneck = Bottleneck.LIVE_TRAFFIC if has_work else Bottleneck.WORK
+            return
         used = has_work and in_flight >= _USED_SHARE * self.limit
         if self._brake.closed:
             pass

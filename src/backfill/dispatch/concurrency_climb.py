@@ -8,8 +8,13 @@ tens of replies, because a long answer also takes long.
 """
 
 import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from itertools import compress
+from operator import mul
+
+from backfill.dispatch.replies import Replies
 
 __all__ = ["Climb"]
 
@@ -68,13 +73,13 @@ class _Measurement:
     """Replies that came since then, whenever they were sent."""
     ended_work: float = 0.0
 
-    def add(self, work: float, duration_s: float) -> None:
-        self.replies += 1
-        self.work += work
-        self.duration_s += duration_s
-        self.work_squared += work * work
-        self.work_duration += work * duration_s
-        self.duration_squared += duration_s * duration_s
+    def add(self, work: Sequence[float], duration_s: Sequence[float]) -> None:
+        self.replies += len(work)
+        self.work += sum(work)
+        self.duration_s += sum(duration_s)
+        self.work_squared += _sum_products(work, work)
+        self.work_duration += _sum_products(work, duration_s)
+        self.duration_squared += _sum_products(duration_s, duration_s)
 
     def estimate(self, now_s: float, limit: int) -> tuple[float, float]:
         """Work per second with `limit` in flight, and its standard error as a share of it.
@@ -128,23 +133,27 @@ class Climb:
         """The number was reached in large steps and has not held yet."""
         return self._step is _Step.START
 
-    def note_reply(self, now_s: float, duration_s: float, completion_tokens: int) -> None:
-        """Count a reply; a round of the fast start may end with it."""
-        if completion_tokens and not self._has_tokens:
+    def note_replies(self, replies: Replies) -> None:
+        """Count replies; a round of the fast start may end with them."""
+        if not self._has_tokens and any(replies.work):
             self._has_tokens = True
             self._now = _Measurement(self._now.since_s)
-        mean_s = self._mean_s
-        self._mean_s = mean_s + (duration_s - mean_s) * 0.05 if mean_s else duration_s
-        work = completion_tokens if self._has_tokens else 1.0
+        self._mean_s = replies.follow(self._mean_s)
+        work: Sequence[float] = replies.work if self._has_tokens else (1.0,) * replies.count
+        durations_s: Sequence[float] = replies.durations_s
         seen = self._now
-        if now_s < seen.since_s:
+        if replies.last_s < seen.since_s:
             return
-        seen.ended += 1
-        seen.ended_work += work
-        if now_s - duration_s >= seen.since_s - 1e-9:
-            seen.add(work, duration_s)
+        seen.ended += replies.count
+        seen.ended_work += sum(work)
+        since_s = seen.since_s - 1e-9
+        if min(replies.started_s) < since_s:
+            is_sent_since = [started_s >= since_s for started_s in replies.started_s]
+            work, durations_s = [*compress(work, is_sent_since)], [*compress(durations_s, is_sent_since)]
+        if work:
+            seen.add(work, durations_s)
             if self._step is _Step.START and self._used and seen.replies >= max(4, self.limit // 4):
-                self._end_round(now_s)
+                self._end_round(replies.last_s)
 
     def tick(self, now_s: float, *, used: bool) -> None:
         """Judge the measurement if it has said enough; `used`: as many requests were in flight as allowed."""
@@ -281,3 +290,8 @@ class Climb:
     def _measure_anew(self, now_s: float) -> None:
         # What is sent in the first round trip meets the queue of the number before; the start cannot wait for that.
         self._now = _Measurement(now_s if self._step is _Step.START else now_s + self._mean_s)
+
+
+def _sum_products(first: Iterable[float], second: Iterable[float]) -> float:
+    total: float = sum(map(mul, first, second))
+    return total

@@ -48,8 +48,8 @@ class RejectionBrake:
     _peak_before: float = 0.0
     _peak_since_s: float = -math.inf
 
-    def note_reply(self, now_s: float, duration_s: float) -> None:
-        """Something was taken and answered."""
+    def note_replies(self, now_s: float, duration_s: float) -> None:
+        """Requests were taken and answered, which took so long together."""
         self._last_reply_s = now_s
         if now_s < self._second_ends_s:
             self._carried[-1].duration_s += duration_s

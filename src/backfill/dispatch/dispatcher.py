@@ -3,47 +3,76 @@
 import asyncio
 import functools
 import random
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import structlog
 
+from backfill.batch import Batch, BatchProblem, State
 from backfill.config import DispatchConfig
 from backfill.dispatch.feeder import Feeder
 from backfill.dispatch.open_turn import OpenTurn
+from backfill.dispatch.pace import Pace
 from backfill.dispatch.residency import Residency
+from backfill.dispatch.waiting import explain_place, explain_turn
+from backfill.dispatch.work_left import WorkLeft
 from backfill.engines import Fleet
-from backfill.errors import BackfillError, NotFound, StoreUnavailable, TurnLost
-from backfill.status import ReplicaStatus
-from backfill.store import LocalBlobs
-from backfill.turns import Turn, Turns
+from backfill.errors import InputLost, StoreUnavailable, TurnLost
+from backfill.journal import SyncGroup
+from backfill.media import MediaLibrary
+from backfill.status import ReplicaStatus, Waiting
+from backfill.store import GroupedCalls, LocalBlobs
+from backfill.turns import ALL_BATCHES, Turn, Turns, now_ms
 
 __all__ = ["Dispatcher"]
 
 _TICK_S = 1.0
 _RENEWAL_S = 10.0
-# An open turn holds an index and a segment; more than this many batches side by side would only share the replicas.
-_OPEN_TURNS = 64
-_PAUSE_AFTER_FAILURE_S = 5.0
+# Each look may wait for a database that is locked, several times.
+_SILENCE_MAX_S = 60.0
+# An open turn holds an index and a segment; more than this many batches side by side would only share the replicas. A
+# single owner gets two thirds of the places.
+_OPEN_TURNS = 96
+_OPENINGS_AT_ONCE = 16
 _log = structlog.get_logger(__name__)
 
 
-class _Work(NamedTuple):
+@dataclass
+class _Work:
     """A turn that is carried out by a task; setting `over` has it wind down."""
 
     turn: Turn
     over: asyncio.Event
-    task: "asyncio.Task[None]"
+    task: "asyncio.Task[None] | None" = None
+    opened: OpenTurn | None = None
+    """Set while its lines are fed."""
+    is_done: bool = False
+    """Nothing is done for it any more but to give it back: should that fail, its lease must run out."""
 
 
 class Dispatcher:
     """Works on every batch that is due, until stopped. Whatever it has not finished, the next dispatcher will."""
 
-    def __init__(self, turns: Turns, blobs: LocalBlobs, fleet: Fleet, policy: DispatchConfig) -> None:
+    def __init__(
+        self,
+        turns: Turns,
+        blobs: LocalBlobs,
+        fleet: Fleet,
+        policy: DispatchConfig,
+        check_input: Callable[[Batch], Awaitable[None]],
+        media: MediaLibrary | None = None,
+    ) -> None:
+        """`check_input` raises InputLost if what the batch reads is not what was uploaded, and cannot be had again.
+
+        `media` has what lines name; without it they are sent as they are.
+        """
         self._turns = turns
         self._blobs = blobs
         self._fleet = fleet
         self._policy = policy
+        self._check_input = check_input
+        self._media = media
         self._bell = turns.subscribe()
         dice = random.Random()  # noqa: S311 - jitter, not a secret
         shared = {replica.limits.exclusive: Residency() for replica in fleet.replicas if replica.limits.exclusive}
@@ -51,7 +80,13 @@ class Dispatcher:
             replica.name: Feeder(replica, policy, dice, shared.get(replica.limits.exclusive))
             for replica in fleet.replicas
         }
+        for name, feeder in self._feeders.items():
+            feeder.make_room_for(fleet.presences[name])
         self._open: dict[str, _Work] = {}
+        self._syncs = SyncGroup()
+        self._openings = GroupedCalls(_OPENINGS_AT_ONCE)
+        self._renewed_at_s = asyncio.get_running_loop().time()
+        self._looked_at_s: float | None = None
         self._stopped = asyncio.Event()
 
     @property
@@ -65,9 +100,39 @@ class Dispatcher:
         return tuple(feeder.status for feeder in self._feeders.values())
 
     @property
+    def paces(self) -> dict[str, Pace]:
+        """Replica -> how fast it is."""
+        return {name: feeder.observer.pace for name, feeder in self._feeders.items()}
+
+    @property
+    def work_left(self) -> dict[str, WorkLeft]:
+        """Batch -> what is left of it, for those that are worked on."""
+        return {batch: work.opened.work_left for batch, work in self._open.items() if work.opened is not None}
+
+    def find_wait(self, batch: Batch) -> Waiting | None:
+        """What holds a batch up; None if nothing does, as far as is known, or if it has ended."""
+        if batch.state.is_final:
+            # What kept it from ending is forgotten a moment later.
+            return None
+        setbacks, work = self._turns.setbacks, self._open.get(batch.id)
+        if work is not None and work.opened is not None and not batch.state.is_closing:
+            failed = None if work.opened.has_moved else setbacks.find(batch.id)
+            return failed or explain_turn(work.opened, self._feeders, now_ms())
+        failed = setbacks.find(batch.id) or setbacks.find(ALL_BATCHES)
+        if failed is None and work is None and batch.state is State.IN_PROGRESS:
+            return explain_place(batch, [work.turn.batch for work in self._open.values()], now_ms())
+        return failed
+
+    @property
     def in_flight(self) -> int:
         """Requests that are with the engines now."""
         return sum(feeder.in_flight for feeder in self._feeders.values())
+
+    async def check(self) -> None:
+        """Raises StoreUnavailable if nobody has looked for work for a long time, or not at all."""
+        silent_s = asyncio.get_running_loop().time() - (self._looked_at_s or float("-inf"))
+        if silent_s > _SILENCE_MAX_S:
+            raise StoreUnavailable(f"The dispatcher has not looked for work for {silent_s:.0f} s.")
 
     async def run(self) -> None:
         """Work until `stop` is called, then give all turns back and return."""
@@ -88,30 +153,45 @@ class Dispatcher:
         self._bell.ring()
 
     async def _run_turns(self, feeding: "list[asyncio.Task[None]]") -> None:
-        loop = asyncio.get_running_loop()
-        renewed_at = loop.time()
+        steps = (
+            self._turns.admit_waiting,
+            self._turns.expire_due,
+            self._stop_ended,
+            self._open_new,
+            self._renew,
+        )
         while not self._stopped.is_set():
+            self._looked_at_s = asyncio.get_running_loop().time()
             for task in feeding:
                 if task.done():
                     task.result()
-            try:
-                await self._turns.admit_waiting()
-                await self._turns.expire_due()
-                await self._stop_ended()
-                await self._open_new()
-                if loop.time() - renewed_at >= _RENEWAL_S:
-                    await self._turns.renew()
-                    renewed_at = loop.time()
-            except StoreUnavailable as error:
-                _log.error("metadata unavailable, trying again", reason=error.message)
+            # Each by itself: what cannot be judged now must not keep others from being taken or renewed.
+            if all([await self._try(step) for step in steps]):
+                self._turns.setbacks.forget(ALL_BATCHES)
             await self._bell.wait(_TICK_S)
 
+    async def _try(self, step: Callable[[], Awaitable[None]]) -> bool:
+        try:
+            await step()
+        except Exception as error:  # noqa: BLE001 - whatever it is, the loop goes on, for the other batches
+            self._turns.setbacks.note(ALL_BATCHES, error, "metadata unavailable, trying again")
+            return False
+        return True
+
+    async def _renew(self) -> None:
+        now_s = asyncio.get_running_loop().time()
+        if now_s - self._renewed_at_s >= _RENEWAL_S:
+            await self._turns.renew([work.turn for work in self._open.values() if not work.is_done])
+            self._renewed_at_s = now_s
+
     async def _open_new(self) -> None:
-        for turn in await self._turns.take(_OPEN_TURNS - len(self._open), besides=self._open.keys()):
-            over = asyncio.Event()
-            task = asyncio.create_task(self._carry_out(turn, over), name=f"turn {turn.batch.id}")
-            self._open[turn.batch.id] = _Work(turn, over, task)
-            task.add_done_callback(functools.partial(self._forget, turn.batch.id))
+        open_turns = [work.turn for work in self._open.values()]
+        lines_per_s = sum(feeder.tally.requests_per_s for feeder in self._feeders.values())
+        for turn in await self._turns.take(_OPEN_TURNS - len(open_turns), open_turns, lines_per_s=lines_per_s):
+            work = _Work(turn, asyncio.Event())
+            self._open[turn.batch.id] = work
+            work.task = asyncio.create_task(self._carry_out(work), name=f"turn {turn.batch.id}")
+            work.task.add_done_callback(functools.partial(self._forget, turn.batch.id))
 
     def _forget(self, batch_id: str, _task: "asyncio.Task[None]") -> None:
         del self._open[batch_id]
@@ -127,24 +207,70 @@ class Dispatcher:
     async def _give_all_back(self) -> None:
         for work in self._open.values():
             work.over.set()
-        await asyncio.gather(*(work.task for work in self._open.values()))
+        await asyncio.gather(*(work.task for work in self._open.values() if work.task is not None))
 
-    async def _carry_out(self, turn: Turn, over: asyncio.Event) -> None:
-        """One turn from its lease to its return. A failure of the disk is reported, and the batch tried again."""
-        drained = False
+    async def _carry_out(self, work: _Work) -> None:
+        """One turn from its lease to its return. A failure is reported, and the batch tried again."""
+        turn, drained = work.turn, False
         try:
-            opened = await OpenTurn.open(turn, over, self._blobs, self._fleet, reuse=self._policy.reuse_answers)
+            await self._check_input(turn.batch)
+            reuse = self._policy.reuse_answers
+            opened = work.opened = await OpenTurn.open(
+                turn,
+                work.over,
+                self._blobs,
+                self._fleet,
+                reuse=reuse,
+                syncs=self._syncs,
+                openings=self._openings,
+                library=self._media,
+            )
             drained = await self._feed_from(opened)
-            failure: BackfillError | None = opened.failure
-        except (StoreUnavailable, NotFound) as error:
+            failure = opened.failure
+            if opened.has_moved:
+                self._turns.setbacks.forget(turn.batch.id)
+            if drained:
+                # What was overwritten while it was read must not end as if nothing had been.
+                await self._check_input(turn.batch)
+                await self._remove_fetched(opened)
+        except InputLost as error:
+            work.opened, work.is_done = None, True
+            await self._end(turn, error)
+            return
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is this batch's alone
+            drained = False
             failure = error
+        work.opened = None
         if failure is not None:
-            _log.error("batch stopped for now", batch=turn.batch.id, reason=failure.message)
-            # The lease keeps the batch from being taken at once: a full disk does not empty in a second.
-            with suppress(TimeoutError):
-                async with asyncio.timeout(_PAUSE_AFTER_FAILURE_S):
-                    await self._stopped.wait()
+            # Our keeping the turn keeps the batch from being taken at once: a full disk does not empty in a second.
+            await self._pause(self._note_failure(turn, failure, "batch stopped for now"))
+        work.is_done = True
         await self._give_back(turn, drained=drained)
+
+    async def _remove_fetched(self, opened: OpenTurn) -> None:
+        """Nothing is sent of it any more; what cannot go now goes later (`intake.Retention`)."""
+        if self._media is not None and opened.media is not None:
+            with suppress(StoreUnavailable):
+                await self._media.remove(opened.turn.batch.id)
+
+    async def _end(self, turn: Turn, error: InputLost) -> None:
+        """The batch can never be completed: end it, with what it has and the reason."""
+        problem = BatchProblem(error.code, error.message, param=error.param)
+        try:
+            if await self._turns.fail(turn.batch, problem, epoch=turn.epoch):
+                _log.error("batch failed", batch=turn.batch.id, reason=error.message)
+                return
+        except Exception as unavailable:  # noqa: BLE001 - whatever it is, the next turn finds the same
+            await self._pause(self._note_failure(turn, unavailable, "batch cannot be failed yet"))
+        await self._give_back(turn, drained=False)
+
+    def _note_failure(self, turn: Turn, error: Exception, event: str) -> float:
+        return self._turns.setbacks.note(turn.batch.id, error, event, batch=turn.batch.id)
+
+    async def _pause(self, pause_s: float) -> None:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await self._stopped.wait()
 
     async def _feed_from(self, opened: OpenTurn) -> bool:
         feeders = {lane: [self._feeders[replica.name] for replica in lane.route.replicas] for lane in opened.lanes}
@@ -162,9 +288,21 @@ class Dispatcher:
         return drained
 
     async def _give_back(self, turn: Turn, *, drained: bool) -> None:
-        try:
-            await self._turns.give_back(turn, drained=drained)
-        except TurnLost as error:
-            _log.warning("turn lost", batch=turn.batch.id, reason=error.message)
-        except StoreUnavailable as error:
-            _log.error("turn not given back, its lease will run out", batch=turn.batch.id, reason=error.message)
+        """Until it is written; at a stop one try must do, since the next start frees all turns."""
+        while True:
+            is_last = self._stopped.is_set()
+            try:
+                await self._turns.give_back(turn, drained=drained)
+            except TurnLost as error:
+                _log.warning("turn lost", batch=turn.batch.id, reason=error.message)
+                self._turns.setbacks.forget(turn.batch.id)
+                return
+            except Exception as error:  # noqa: BLE001 - whatever it is, the batch would wait for ever
+                pause_s = self._note_failure(turn, error, "turn not given back, trying again")
+            else:
+                if drained:
+                    self._turns.setbacks.forget(turn.batch.id)
+                return
+            if is_last:
+                return
+            await self._pause(pause_s)

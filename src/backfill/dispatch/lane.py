@@ -13,9 +13,10 @@ from backfill.plan import LineGroup
 if TYPE_CHECKING:
     from array import array
 
+    from backfill.dispatch.line_sender import SenderSource
     from backfill.dispatch.prefix_gate import Passage, PrefixGate
 
-__all__ = ["Job", "Lane"]
+__all__ = ["Group", "Job", "Lane", "Share", "pays_wide"]
 
 # When it pays to go on with a prefix in all slots of an engine with a cache a slot, each of which computes it anew: the
 # answers must be this many times as long as the prefix. Measured on llama.cpp with 8 slots (docs/engines.md): computing
@@ -35,7 +36,7 @@ class Job(msgspec.Struct, frozen=True):
     """What it owes the gate when its prompt is computed and when it ends."""
 
 
-class _Group:
+class Group:
     """What is left of a planned group at one replica."""
 
     __slots__ = ("lines", "pays_wide", "position", "prefix")
@@ -48,40 +49,45 @@ class _Group:
 
     @property
     def left(self) -> int:
+        """How many lines."""
         return len(self.lines) - self.position
 
     def pop(self) -> int:
+        """The next line."""
         line = self.lines[self.position]
         self.position += 1
         return line
 
-    def split(self) -> "_Group":
+    def split(self) -> "Group":
         """Give away the later half."""
         middle = self.position + self.left // 2
-        given = _Group(self.prefix, self.lines[middle:], pays_wide=self.pays_wide)
+        given = Group(self.prefix, self.lines[middle:], pays_wide=self.pays_wide)
         self.lines = self.lines[:middle]
         return given
 
 
-class _Share:
+class Share:
     """The groups that one replica has begun: those it may go on with, and those that wait for a prefix."""
 
     __slots__ = ("parked", "ready")
 
     def __init__(self) -> None:
-        self.ready: deque[_Group] = deque()
-        self.parked: dict[int, list[_Group]] = {}
+        self.ready: deque[Group] = deque()
+        self.parked: dict[int, list[Group]] = {}
 
     @property
     def parked_groups(self) -> int:
+        """How many wait for a prefix."""
         return sum(map(len, self.parked.values()))
 
-    def groups(self) -> Iterable[_Group]:
+    def groups(self) -> Iterable[Group]:
+        """All of them."""
         yield from self.ready
         for groups in self.parked.values():
             yield from groups
 
-    def remove(self, group: _Group) -> None:
+    def remove(self, group: Group) -> None:
+        """Forget a group."""
         for groups in (self.ready, *self.parked.values()):
             if group in groups:
                 groups.remove(group)
@@ -99,19 +105,24 @@ class Lane(Generic[_Turn]):
     down, or slow.
     """
 
+    awaited = 0
+    """Of the delayed lines: how many wait for pictures or clips that they name."""
+    media: "SenderSource | None" = None
+    """Sends its lines with what they name; None: none of them names anything."""
+
     def __init__(self, turn: _Turn, route: Route, groups: Sequence[LineGroup], *, insert_model: bool) -> None:
         self.turn = turn
         self.route = route
         self.unsent = sum(len(group.lines) for group in groups)
         """Lines that may be given out now; none once the lane is closed."""
         self.delayed = 0
-        """Lines that wait for their next try."""
+        """Lines that wait for their next try, or for what they name."""
         self.is_open = True
         self._groups = groups
         self._position = 0
-        self._free: _Group | None = None
+        self._free: Group | None = None
         self._returned: deque[int] = deque()
-        self._shares = {replica.name: _Share() for replica in route.replicas}
+        self._shares = {replica.name: Share() for replica in route.replicas}
         self._new_names = {name: new for name, new in route.names.items() if insert_model or new != route.model}
         self._wakers: list[Callable[[], None]] = []
 
@@ -127,11 +138,12 @@ class Lane(Generic[_Turn]):
             self.unsent -= 1
             return Job(self._returned.popleft(), None)
         share = self._shares[replica]
-        if self._free is not None and not share.ready:
+        free = self._free
+        if free is not None and not share.ready:
             # Lines that share no beginning with others, as in most files: nothing to ask.
             self.unsent -= 1
-            line = self._free.pop()
-            if not self._free.left:
+            line = free.pop()
+            if free.position == len(free.lines):
                 self._free = None
             return Job(line, None)
         while (group := self._choose(share, gate)) is not None:
@@ -184,18 +196,18 @@ class Lane(Generic[_Turn]):
         self.delayed -= 1
         self.put_back(line)
 
-    def _choose(self, share: _Share, gate: "PrefixGate") -> _Group | None:
+    def _choose(self, share: Share, gate: "PrefixGate") -> Group | None:
         """The group to go on with: one begun, else one without a prefix, else a new one, else somebody else's."""
         if share.ready:
             return share.ready[0]
         if self._free is not None:
             return self._free
-        if share.parked and share.parked_groups >= _PARKED_MAX:
+        if not self._may_begin(share):
             return None
         if self._position < len(self._groups):
             planned = self._groups[self._position]
             self._position += 1
-            group = _Group(planned.prefix, planned.lines, pays_wide=_pays_wide(planned))
+            group = Group(planned.prefix, planned.lines, pays_wide=pays_wide(planned))
             if group.prefix:
                 share.ready.append(group)
             else:
@@ -203,7 +215,12 @@ class Lane(Generic[_Turn]):
             return group
         return self._take_over(share, gate)
 
-    def _widen(self, share: _Share, gate: "PrefixGate") -> Job | None:
+    @staticmethod
+    def _may_begin(share: Share) -> bool:
+        """Whether a replica may begin another group."""
+        return not share.parked or share.parked_groups < _PARKED_MAX
+
+    def _widen(self, share: Share, gate: "PrefixGate") -> Job | None:
         """With slots to spare and no other work: a line of a group that has its slot, if further slots pay for it."""
         if gate.habit is not CacheHabit.SLOT_AFFINITY:
             return None
@@ -217,7 +234,7 @@ class Lane(Generic[_Turn]):
             share.remove(group)
         return Job(line, gate.enter(group.prefix))
 
-    def _take_over(self, share: _Share, gate: "PrefixGate") -> _Group | None:
+    def _take_over(self, share: Share, gate: "PrefixGate") -> Group | None:
         others = [(group, other) for other in self._shares.values() if other is not share for group in other.groups()]
         if not others:
             return None
@@ -231,12 +248,13 @@ class Lane(Generic[_Turn]):
         share.ready.append(largest)
         return largest
 
-    def _drop(self, share: _Share, group: _Group) -> None:
+    def _drop(self, share: Share, group: Group) -> None:
         if group is self._free:
             self._free = None
         else:
             share.ready.popleft()
 
 
-def _pays_wide(planned: LineGroup) -> bool:
+def pays_wide(planned: LineGroup) -> bool:
+    """Whether a group gains from more than one slot of an engine with a cache a slot."""
     return planned.answer_tokens * _BYTES_PER_TOKEN > _WIDENING_GAIN * planned.prefix_bytes

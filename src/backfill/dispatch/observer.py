@@ -6,6 +6,7 @@ import time
 import structlog
 
 from backfill.dispatch.concurrency import ConcurrencyController
+from backfill.dispatch.pace import Pace
 from backfill.dispatch.tally import Tally
 from backfill.engines import Gauges, Replica
 from backfill.status import Bottleneck, ReplicaState, ReplicaStatus
@@ -15,6 +16,8 @@ __all__ = ["Observer"]
 _GAUGES_PERIOD_S = 1.0
 # An engine that showed no gauges is asked again now and then: it may have been put in its place by another.
 _NO_GAUGES_PERIOD_S = 30.0
+# With requests of others about, a queue that they meet should be seen soon.
+_SHARED_GAUGES_PERIOD_S = 0.25
 _NO_GAUGES = Gauges()
 # The event loop's thread is the limit when it has less than this share of its time left.
 _IDLE_SHARE = 0.1
@@ -28,6 +31,7 @@ class Observer:
 
     def __init__(self, replica: Replica) -> None:
         self.tally = Tally()
+        self.pace = Pace(self.tally)
         self._replica = replica
         self._gauges = _NO_GAUGES
         self._gauges_due_s = 0.0
@@ -94,9 +98,11 @@ class Observer:
             lost=tally.lost,
             rate_limited=tally.rate_limited,
             reused=tally.reused,
+            preempted=tally.preempted,
             prompt_tokens=tally.prompt_tokens,
             completion_tokens=tally.completion_tokens,
             cached_tokens=tally.cached_tokens,
+            busy_ms=round(tally.busy.total_s * 1000),
             waiting_in_engine=self._gauges.waiting,
             kv_cache_use=self._gauges.kv_cache_use,
             trouble=trouble,
@@ -105,7 +111,12 @@ class Observer:
     async def _read_gauges(self) -> None:
         try:
             self._gauges = await self._replica.read_gauges()
+        except Exception as error:  # noqa: BLE001 - gauges are a hint; an engine's odd text must not end the feeding
+            self._gauges = _NO_GAUGES
+            _log.warning("gauges cannot be read", engine=self._replica.name, reason=repr(error))
         finally:
             period_s = _NO_GAUGES_PERIOD_S if self._gauges == _NO_GAUGES else _GAUGES_PERIOD_S
+            if self._gauges.foreign:
+                period_s = _SHARED_GAUGES_PERIOD_S
             self._gauges_due_s = asyncio.get_running_loop().time() + period_s
             self._reading = None

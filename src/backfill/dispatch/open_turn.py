@@ -1,27 +1,39 @@
 """A turn at work: the batch's index, its input, its journal segment, and how many lines have no outcome yet."""
 
 import asyncio
-import time
+import functools
+import itertools
 from array import array
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 
-import msgspec
+import structlog
 
-from backfill.batch import Outcome, Usage
+from backfill.batch import BatchProblem, Outcome, Usage
 from backfill.dispatch.lane import Lane
-from backfill.engines import Answered, Fleet, Refused, count_usage
+from backfill.dispatch.media_lane import MediaLane
+from backfill.dispatch.refusal import render_refusal
+from backfill.dispatch.turn_media import TurnMedia
+from backfill.dispatch.unsendable import Unsendable, find_unsendable
+from backfill.dispatch.work_left import WorkLeft
+from backfill.engines import Answered, Fleet, Refused, Route, count_usage
 from backfill.errors import StoreCorrupt, StoreUnavailable
 from backfill.index import LineIndex
-from backfill.journal import Fold, Record, SegmentWriter
-from backfill.plan import LineGroup, Plan, plan_lines
-from backfill.store import BlobReader, LocalBlobs, content_key, index_key
-from backfill.turns import Turn
+from backfill.journal import Fold, Record, SegmentWriter, SyncGroup, begin_segment
+from backfill.media import MediaLibrary
+from backfill.plan import LineGroup, Need, Plan, plan_lines, sum_needs
+from backfill.store import AppendFile, BlobReader, GroupedCalls, LocalBlobs, content_key, index_key
+from backfill.turns import Turn, now_ms
+from backfill.wire import quote
 
 __all__ = ["OpenTurn"]
 
 # What is known without an engine is recorded in slices, so that the event loop is not held up by 50,000 lines.
 _RECORDS_AT_ONCE = 500
+# Turns on so few lines may wait for one another to be opened.
+_SMALL_LINES = 100
+_log = structlog.get_logger(__name__)
 
 
 class OpenTurn:
@@ -45,7 +57,14 @@ class OpenTurn:
         """Line -> lines that ask for the very same and get its outcome."""
         self.over = over
         """Set when nothing more is to be sent: every line has its outcome, the batch was stopped, or the disk fails."""
-        self.failure: StoreUnavailable | None = None
+        self.failure: Exception | None = None
+        self.moved_at_ms = now_ms()
+        """When a line got its outcome the last time; before that, when the turn was opened."""
+        self.tokens_per_line = sum(index.token_estimates) / max(1, len(index.token_estimates))
+        """What a line of the file is taken to need, prompt and answer together, on average."""
+        self.work_left = WorkLeft(index, {})
+        self.media: TurnMedia | None = None
+        """None: no line names a picture or a clip."""
         self._rejections: dict[int, tuple[int, int]] = {}
         self._index = index
         self._source = source
@@ -54,30 +73,62 @@ class OpenTurn:
         self._remaining += sum(len(twins) for twins in plan.twins.values())
         self._in_flight: set[asyncio.Task[None]] = set()
         self._landed: asyncio.Event | None = None
-        if self._remaining == 0:
-            self.over.set()
 
     @classmethod
-    async def open(cls, turn: Turn, over: asyncio.Event, blobs: LocalBlobs, fleet: Fleet, *, reuse: bool) -> "OpenTurn":
+    async def open(  # noqa: PLR0913 - the turn, and what turns share
+        cls,
+        turn: Turn,
+        over: asyncio.Event,
+        blobs: LocalBlobs,
+        fleet: Fleet,
+        *,
+        reuse: bool,
+        syncs: SyncGroup | None = None,
+        openings: GroupedCalls | None = None,
+        library: MediaLibrary | None = None,
+    ) -> "OpenTurn":
         """Replay the journal, plan what is left, and begin a segment of this turn's own; raises StoreUnavailable.
 
-        `reuse` allows that identical deterministic lines are sent once.
+        `reuse` allows that identical deterministic lines are sent once. `syncs`, `openings` and `library` are shared
+        with other turns; without the last lines are sent as they are, whatever they name.
         """
-        batch = turn.batch
-        index, fold = await asyncio.to_thread(_recover, blobs, turn)
+        begin = functools.partial(_begin, blobs, turn, reuse=reuse)
+        is_small = turn.batch.counts.total <= _SMALL_LINES
+        begun = await (openings.run(begin) if openings is not None and is_small else asyncio.to_thread(begin))
         try:
-            plan = await asyncio.to_thread(plan_lines, index, bytes(fold.outcomes), reuse=reuse)
-            writer = await SegmentWriter.create(blobs, batch.id, turn.epoch)
-            opened = cls(turn, over, index, blobs.open(content_key(batch.input_file_id)), writer, plan)
-            groups = await opened._reuse_finished(fold, plan.groups)
-            await opened._route(groups, fleet)
+            opened = cls(turn, over, begun.index, begun.source, SegmentWriter(begun.segment, syncs), begun.plan)
+            opened.work_left = WorkLeft(begun.index, begun.needs)
+            if library is not None:
+                opened.media = TurnMedia.open(begun.index.shapes, library, turn.batch.id, turn.batch.owner)
+            try:
+                await opened._refuse_unsendable(begun.unsendable)
+                groups = await opened._reuse_finished(begun.fold, begun.plan.groups)
+                await opened._route(groups, fleet)
+            except BaseException:
+                await opened.close()
+                raise
+            if opened._remaining == 0:
+                over.set()
         finally:
-            fold.close()
+            begun.fold.close()
         return opened
 
     def read_body(self, line: int) -> bytes:
-        """The request's bytes, as they lie in the file."""
-        return self._source.read_on(self._index.body_offsets[line], self._index.body_lengths[line])
+        """The request's bytes, as they lie in the file; raises StoreUnavailable."""
+        length = self._index.body_lengths[line]
+        body = self._source.read_on(self._index.body_offsets[line], length)
+        if len(body) < length:
+            message = f"The content of file {self.turn.batch.input_file_id} was cut short while it was read."
+            raise StoreCorrupt(message)
+        return body
+
+    def measure_body(self, line: int) -> int:
+        """How many bytes the request has."""
+        return self._index.body_lengths[line]
+
+    def estimate_tokens(self, line: int) -> int:
+        """What the line is taken to need, prompt and answer together."""
+        return self._index.token_estimates[line]
 
     def record(  # noqa: PLR0913 - the fields of a record
         self,
@@ -91,14 +142,16 @@ class OpenTurn:
         reused: bool = False,
     ) -> None:
         """Write down what became of a line. A failure of the disk ends the turn, not the caller."""
-        tries = self.tries.pop(line, 0) + 1
-        now_ms = time.time_ns() // 1_000_000
-        record = Record(line, outcome, status, tries, usage, now_ms, round(duration_s * 1000), body, reused)
+        tries = 1 + self.tries.pop(line, 0) if self.tries else 1
+        self.moved_at_ms = now_ms()
+        record = Record(line, outcome, status, tries, usage, self.moved_at_ms, round(duration_s * 1000), body, reused)
         try:
             self._writer.append(record)
         except StoreUnavailable as error:
             self.fail(error)
             return
+        if not reused:
+            self.work_left.note(line, usage)
         self._remaining -= 1
         if self._remaining == 0:
             self.over.set()
@@ -134,7 +187,17 @@ class OpenTurn:
         """Whether the journal's disk lags so far behind that feeding should wait."""
         return self._writer.is_behind
 
-    def fail(self, error: StoreUnavailable) -> None:
+    @property
+    def is_in_flight(self) -> bool:
+        """Whether a line of it is with an engine."""
+        return bool(self._in_flight)
+
+    @property
+    def has_moved(self) -> bool:
+        """Whether this turn got a line done that the disk holds."""
+        return self._writer.synced_records > 0
+
+    def fail(self, error: Exception) -> None:
         """End the turn; another one will find in the journal what this one got done."""
         self.failure = self.failure or error
         self.over.set()
@@ -173,6 +236,11 @@ class OpenTurn:
 
     async def close(self) -> bool:
         """Have the disk hold all that was recorded; True if that is every line of the batch."""
+        for lane in self.lanes:
+            if isinstance(lane, MediaLane):
+                await lane.end()
+        if self.media is not None:
+            await self.media.hold.close()
         try:
             await self._writer.sync()
         except StoreUnavailable as error:
@@ -188,11 +256,18 @@ class OpenTurn:
             name = own_name or self.turn.batch.model_id or ""
             route = fleet.resolve(name, self.endpoint)
             if route is not None:
-                self.lanes.append(Lane(self, route, groups, insert_model=own_name is None))
+                self.lanes.append(self._make_lane(route, groups, insert_model=own_name is None))
+                self.work_left.set_pool(model, frozenset(replica.name for replica in route.replicas))
                 continue
             lines = [line for group in groups for line in group.lines]
             twins = [twin for line in lines for twin in self.twins.pop(line, ())]
-            await self._refuse_all(lines + twins, name, fleet.served_models())
+            await self._refuse_unserved(lines + twins, name, fleet.served_models())
+
+    def _make_lane(self, route: Route, groups: list[LineGroup], *, insert_model: bool) -> "Lane[OpenTurn]":
+        media = self.media
+        if media is None or not any(media.may_name(line) for group in groups for line in group.lines):
+            return Lane(self, route, groups, insert_model=insert_model)
+        return MediaLane(self, route, groups, media, insert_model=insert_model)
 
     async def _reuse_finished(self, fold: Fold, groups_of: dict[int, list[LineGroup]]) -> dict[int, list[LineGroup]]:
         """Answer the lines whose twin was answered before this turn, maybe before a crash; gives what is to be sent."""
@@ -200,7 +275,8 @@ class OpenTurn:
             entry = fold.find(line)
             assert entry is not None  # noqa: S101 - it has an outcome
             body = await asyncio.to_thread(fold.read_body, entry)
-            usage = count_usage(body) if entry.outcome is Outcome.ANSWERED else Usage()
+            usage = count_usage(body, self.endpoint) if entry.outcome is Outcome.ANSWERED else Usage()
+            usage = usage._replace(audio_ms=entry.audio_ms)
             record = Record(line, entry.outcome, entry.status, 1, usage, 0, 0, body)
             others = await self._reuse(line, self.twins.pop(line), record)
             if others:
@@ -222,18 +298,62 @@ class OpenTurn:
             await self.wait_for_disk()
         return others
 
-    async def _refuse_all(self, lines: Iterable[int], model: str, served: list[str]) -> None:
+    async def _refuse_unserved(self, lines: Iterable[int], model: str, served: list[str]) -> None:
         known = (
             f"This server serves: {', '.join(served)}." if served else "This server serves no model on this endpoint."
         )
-        message = f"Invalid model specified: {model!r}. {known}"
-        error = {"message": message, "type": "invalid_request_error", "param": "model", "code": "invalid_model"}
-        body = msgspec.json.encode({"error": error})
-        lines = list(lines)
-        for start in range(0, len(lines), _RECORDS_AT_ONCE):
-            for line in lines[start : start + _RECORDS_AT_ONCE]:
-                self.record(line, Outcome.REFUSED, 404, Usage(), 0.0, body)
+        message = f"Invalid model specified: {quote(model)}. {known}"
+        body = render_refusal(BatchProblem("invalid_model", message, param="model"))
+        await self._refuse(((line, body) for line in lines), status=404)
+
+    async def _refuse_unsendable(self, unsendable: Sequence[Unsendable]) -> None:
+        """Record for requests that are not planned what an engine would say to them."""
+        self._remaining += sum(len(those.lines) for those in unsendable)
+        for those in unsendable:
+            body = render_refusal(those.problem) if those.is_explained else None
+            bodies = ((line, body or render_refusal(those.explain(self.read_body(line)))) for line in those.lines)
+            await self._refuse(bodies, status=400)
+
+    async def _refuse(self, bodies: Iterable[tuple[int, bytes]], *, status: int) -> None:
+        bodies = iter(bodies)
+        # In a thread, since what is said of a line may be found in its bytes.
+        while some := await asyncio.to_thread(lambda: list(itertools.islice(bodies, _RECORDS_AT_ONCE))):
+            for line, body in some:
+                self.record(line, Outcome.REFUSED, status, Usage(), 0.0, body)
             await asyncio.sleep(0)
+            await self.wait_for_disk()
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """What a turn begins with."""
+
+    index: LineIndex
+    fold: Fold
+    """What the journal says became of each line; for the caller to close."""
+    unsendable: Sequence[Unsendable]
+    plan: Plan
+    needs: dict[int, Need]
+    source: BlobReader
+    segment: AppendFile
+
+
+def _begin(blobs: LocalBlobs, turn: Turn, *, reuse: bool) -> _Begun:
+    """All that has to be read and made before a turn can send; blocks on disk."""
+    batch = turn.batch
+    with ExitStack() as undo:
+        index, fold = _recover(blobs, turn)
+        undo.callback(fold.close)
+        unsendable = find_unsendable(index, fold.outcomes, batch)
+        outcomes = bytearray(fold.outcomes)
+        for those in unsendable:
+            for line in those.lines:
+                outcomes[line] = Outcome.REFUSED
+        plan = plan_lines(index, outcomes, reuse=reuse)
+        source = undo.enter_context(blobs.open(content_key(batch.input_file_id)))
+        segment = begin_segment(blobs, batch.id, turn.epoch)
+        undo.pop_all()
+        return _Begun(index, fold, unsendable, plan, sum_needs(index, plan), source, segment)
 
 
 def _recover(blobs: LocalBlobs, turn: Turn) -> tuple[LineIndex, Fold]:
@@ -246,7 +366,16 @@ def _recover(blobs: LocalBlobs, turn: Turn) -> tuple[LineIndex, Fold]:
     fold = Fold(blobs, batch.id, len(index))
     try:
         fold.refresh()
+        for segment, size_bytes in fold.passed_over:
+            _report_damage(segment, size_bytes)
     except BaseException:
         fold.close()
         raise
     return index, fold
+
+
+@functools.lru_cache(maxsize=1024)
+def _report_damage(segment: str, size_bytes: int) -> None:
+    """Once: a segment is read again by every later turn, and changes no more."""
+    message = "journal segment ends in bytes that are no record; the lines that they may have held are done again"
+    _log.warning(message, segment=segment, size_bytes=size_bytes)

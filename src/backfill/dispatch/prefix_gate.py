@@ -9,9 +9,9 @@ so no more lines of one prefix are in flight than may fill slots with it. For ot
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
-from backfill.engines import CacheHabit
+from backfill.engines import Answered, CacheHabit, Reply
 
-__all__ = ["Passage", "PrefixGate"]
+__all__ = ["Passage", "PrefixGate", "leave_gate"]
 
 # Beginnings remembered as computed; an engine's cache holds fewer, and one led twice costs no more than without us.
 _WARM_PREFIXES = 4096
@@ -90,3 +90,9 @@ class PrefixGate:
     def forget(self) -> None:
         """The replica's cache is gone, as after its restart."""
         self._warm.clear()
+
+
+def leave_gate(passage: Passage | None, reply: Reply | None) -> None:
+    """A request is over with this reply, or without one; one that owed the gate nothing has no passage."""
+    if passage is not None:
+        passage.note_end(computed=isinstance(reply, Answered))

@@ -2,12 +2,12 @@
 
 from collections import deque
 
-from backfill.batch import Usage
+from backfill.dispatch.busy_time import BusyTime
+from backfill.dispatch.replies import Replies
 
 __all__ = ["Tally"]
 
 _WINDOW_S = 5.0
-_WEIGHT_OF_LAST = 0.05
 
 
 class Tally:
@@ -18,24 +18,28 @@ class Tally:
         self.lost = 0
         self.rate_limited = 0
         self.reused = 0
+        self.preempted = 0
         self.prompt_tokens = 0
         self.completion_tokens = 0
         self.cached_tokens = 0
+        self.audio_ms = 0
+        self.busy = BusyTime()
         self.duration_s = 0.0
         """How long a request took of late, as a moving mean; 0 before the first reply."""
         self.requests_per_s = 0.0
         self.completion_tokens_per_s = 0.0
         self._marks: deque[tuple[float, int, int]] = deque()
 
-    def add(self, usage: Usage, duration_s: float) -> None:
-        """Count a reply."""
-        self.answered += 1
-        prompt_tokens, completion_tokens, cached_tokens = usage
+    def add(self, replies: Replies) -> None:
+        """Count replies."""
+        self.answered += replies.count
+        prompt_tokens, completion_tokens, cached_tokens, audio_ms = replies.usage
         self.prompt_tokens += prompt_tokens
         self.completion_tokens += completion_tokens
         self.cached_tokens += cached_tokens
-        weight = _WEIGHT_OF_LAST if self.duration_s else 1.0
-        self.duration_s += (duration_s - self.duration_s) * weight
+        self.audio_ms += audio_ms
+        self.duration_s = replies.follow(self.duration_s)
+        self.busy.add(replies.started_s, replies.ended_s)
 
     def mark(self, now_s: float) -> None:
         """Set the rates anew, over the last five seconds."""

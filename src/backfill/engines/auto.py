@@ -8,17 +8,19 @@ from typing import Final
 import structlog
 
 from backfill.config import AutoEngineConfig, Config, LlamaCppEngineConfig, OpenVinoEngineConfig
+from backfill.engines.child.server import NOT_LOADED, ensure_model_file
+from backfill.engines.child.shared_start import SharedStart
 from backfill.engines.client import EngineClient
-from backfill.engines.hosted import NOT_LOADED, ensure_model_file
+from backfill.engines.forwarding import ForwardedAnswer, answer_reply
 from backfill.engines.interpret import refuse
-from backfill.engines.llamacpp import LlamaCppReplica
-from backfill.engines.models import find_model
-from backfill.engines.openvino import OpenVinoReplica
-from backfill.engines.openvino_models import find_obstacle, is_installed
+from backfill.engines.llamacpp.replica import LlamaCppReplica
+from backfill.engines.models.catalogue import find_model
+from backfill.engines.models.openvino import find_obstacle, is_installed
+from backfill.engines.openvino.replica import OpenVinoReplica
 from backfill.engines.replica import CacheHabit, Gauges, OnFirstToken, ReplicaLimits
 from backfill.engines.reply import Reply
-from backfill.engines.shared_start import SharedStart
 from backfill.errors import EngineUnavailable, InvalidConfig, ModelUnavailable
+from backfill.media_file import MediaFile
 
 __all__ = ["AutoReplica", "make_deterministic"]
 
@@ -88,11 +90,23 @@ class AutoReplica:
         else:
             await self._starting.join()
 
-    async def send(self, endpoint: str, body: bytes, on_first_token: OnFirstToken | None = None) -> Reply:
+    async def send(
+        self,
+        endpoint: str,
+        body: bytes,
+        on_first_token: OnFirstToken | None = None,
+        attachment: MediaFile | None = None,
+    ) -> Reply:
         """Send one request and wait for its reply."""
         if endpoint not in _ENDPOINTS:
             return refuse(f"Engine {self.name!r} does not serve {endpoint}.", 404)
-        return await self._replica.send(endpoint, body, on_first_token)
+        return await self._replica.send(endpoint, body, on_first_token, attachment)
+
+    async def forward(self, endpoint: str, body: bytes) -> ForwardedAnswer:
+        """Send a request that somebody waits for, and hand on its answer as it comes."""
+        if endpoint not in _ENDPOINTS:
+            return answer_reply(refuse(f"Engine {self.name!r} does not serve {endpoint}.", 404))
+        return await self._replica.forward(endpoint, body)
 
     async def read_gauges(self) -> Gauges:
         """What the engine says of itself; all None while it is not up."""

@@ -1,6 +1,5 @@
 """Reads the few numbers we want out of an engine's Prometheus text."""
 
-import math
 from typing import Final
 
 from backfill.engines.replica import Gauges
@@ -8,13 +7,14 @@ from backfill.engines.replica import Gauges
 __all__ = ["parse_gauges"]
 
 # From the engines' own documents: vLLM "Production Metrics", SGLang "Production Metrics", llama.cpp's server README.
-# openvino: is what our own host says.
+# openvino: and speech: are what our own hosts say.
 _RUNNING: Final = frozenset(
     {
         "vllm:num_requests_running",
         "sglang:num_running_reqs",
         "llamacpp:requests_processing",
         "openvino:requests_running",
+        "speech:requests_running",
     }
 )
 _WAITING: Final = frozenset(
@@ -23,6 +23,7 @@ _WAITING: Final = frozenset(
         "sglang:num_queue_reqs",
         "llamacpp:requests_deferred",
         "openvino:requests_waiting",
+        "speech:requests_waiting",
     }
 )
 _KV_CACHE_USE: Final = frozenset(
@@ -34,6 +35,10 @@ _KV_CACHE_USE: Final = frozenset(
         "openvino:kv_cache_usage_ratio",
     }
 )
+
+
+# What is beyond is no number of requests, and a sum of such is no number at all.
+_VALUE_MAX: Final = 1e9
 
 
 def parse_gauges(text: str) -> Gauges:
@@ -67,4 +72,4 @@ def _read_value(line: str) -> list[float]:
         value = float(behind.split()[0])
     except (ValueError, IndexError):
         return []
-    return [value] if math.isfinite(value) else []
+    return [value] if 0 <= value <= _VALUE_MAX else []

@@ -1,67 +1,58 @@
 """What an HTTP answer of an engine means for the request: pure, from status, headers and bytes to a reply.
 
-| status             | reply                                                                     |
-|--------------------|---------------------------------------------------------------------------|
-| 2xx, a JSON object | answered                                                                  |
-| 2xx, anything else | lost: bad answer                                                          |
-| 3xx, 401, 403      | lost: unreachable; the URL or the key that was configured is wrong        |
-| 408                | lost: time-out                                                            |
-| 429                | lost: rate limited                                                        |
-| 409, 425, 5xx      | lost: server error; llama.cpp's 503 while it loads a model is unreachable |
-| other 4xx          | refused                                                                   |
+| status                        | reply                                                                     |
+|-------------------------------|---------------------------------------------------------------------------|
+| 2xx, a result of the endpoint | answered                                                                  |
+| 2xx, an error inside          | as its number or name is as a status; one that nobody knows: server error |
+| 2xx, anything else            | lost: bad answer                                                          |
+| 3xx, 401, 403                 | lost: unreachable; the URL or the key that was configured is wrong        |
+| 408                           | lost: time-out                                                            |
+| 429                           | lost: rate limited                                                        |
+| 409, 425, 5xx                 | lost: server error; llama.cpp's 503 while it loads a model is unreachable |
+| other 4xx                     | refused                                                                   |
+
+What a result is says `answer`, what is kept of one that is nearly JSON `salvage`.
 """
 
-import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from typing import Annotated
+from typing import Final
 
 import msgspec
 
-from backfill.batch import Usage
+from backfill.engines.answer import NOT_JSON, NoResult, read_usage
+from backfill.engines.error_status import find_status
 from backfill.engines.reply import Answered, Lost, LostReason, Refused, Reply
+from backfill.engines.salvage import hide_surrogates, salvage
+from backfill.wire import read_retry_after
 
-__all__ = ["count_usage", "interpret", "refuse"]
+__all__ = ["interpret", "refuse"]
 
 _MESSAGE_LENGTH = 500
+# What more of an error is looked at could only be cut away again.
+_ERROR_SIZE_MAX_BYTES: Final = 64 * 1024
 _ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
-_Tokens = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] | None
 
 
-class _Details(msgspec.Struct):
-    cached_tokens: _Tokens = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: _Tokens = None
-    completion_tokens: _Tokens = None
-    prompt_tokens_details: _Details | None = None
-    # /v1/responses has other words for the same.
-    input_tokens: _Tokens = None
-    output_tokens: _Tokens = None
-    input_tokens_details: _Details | None = None
-
-
-class _Answer(msgspec.Struct):
-    usage: _Usage | None = None
-
-
-_answer = msgspec.json.Decoder(_Answer)
-_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_NO_USAGE = Usage()
-# RecursionError: msgspec's answer to thousands of nested brackets.
-_NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
-
-def interpret(status: int, headers: Mapping[str, str], body: bytes) -> Reply:
+def interpret(endpoint: str, status: int, headers: Mapping[str, str], body: bytes) -> Reply:
     """What the answer means; see the table above. `headers` must ignore case."""
     if 200 <= status < 300:
-        return _read_answer(status, body)
+        try:
+            return _read_answer(endpoint, status, body)
+        except NoResult as none:
+            if not none.error:
+                return Lost(LostReason.BAD_ANSWER, _join(str(none).rstrip("."), _find_message(body)), status)
+            said = _encode({"error": none.error})
+            return _read_failure(find_status(none.error) or 500, headers, said, sent_as=status)
+    return _read_failure(status, headers, body)
+
+
+def _read_failure(status: int, headers: Mapping[str, str], body: bytes, sent_as: int | None = None) -> Reply:
+    """What an error means. `sent_as` is the status under which the engine sent it, if it is not its own."""
+    sent = f"HTTP {status}" if sent_as is None else f"HTTP {sent_as} with error {status}"
     if status in (401, 403):
-        return Lost(LostReason.UNREACHABLE, f"The engine refuses the configured key (HTTP {status}).", status)
+        return Lost(LostReason.UNREACHABLE, f"The engine refuses the configured key ({sent}).", status)
     if 300 <= status < 400:
-        message = f"The engine answers with a redirect (HTTP {status}): check its URL."
+        message = f"The engine answers with a redirect ({sent}): check its URL."
         return Lost(LostReason.UNREACHABLE, message, status)
     if 400 <= status < 500 and status not in _PASSING:
         return Refused(status, _as_object(body))
@@ -69,8 +60,11 @@ def interpret(status: int, headers: Mapping[str, str], body: bytes) -> Reply:
     reason = _PASSING.get(status, LostReason.SERVER_ERROR)
     if status == 503 and said.startswith("Loading model"):
         reason = LostReason.UNREACHABLE
-    message = f"The engine answered HTTP {status}: {said}" if said else f"The engine answered HTTP {status}."
-    return Lost(reason, message, status, _read_retry_after(headers))
+    return Lost(reason, _join(f"The engine answered {sent}", said), status, read_retry_after(headers))
+
+
+def _join(what: str, said: str) -> str:
+    return f"{what}: {said}" if said else f"{what}."
 
 
 # The 4xx that say something about the moment and nothing about the request.
@@ -82,42 +76,23 @@ _PASSING = {
 }
 
 
-def count_usage(body: bytes) -> Usage:
-    """The tokens an answer reports; zero for what it leaves out or gives in another shape.
-
-    Raises:
-        ValueError: the body is not a JSON object in UTF-8.
-
-    """
-    try:
-        if not body.isascii():
-            body.decode()  # msgspec does not look into the strings it skips
-        usage = _answer.decode(body).usage
-    except msgspec.ValidationError:
-        # Either no object at all, or one whose usage is odd: only the second is an answer.
-        _decode_object(body)
-        return _NO_USAGE
-    except _NOT_JSON as error:
-        raise ValueError(str(error)) from None
-    if usage is None:
-        return _NO_USAGE
-    details = usage.prompt_tokens_details or usage.input_tokens_details
-    cached = details.cached_tokens if details is not None else None
-    prompt_tokens = usage.prompt_tokens or usage.input_tokens or 0
-    return Usage(prompt_tokens, usage.completion_tokens or usage.output_tokens or 0, cached or 0)
-
-
-def refuse(message: str, status: int = 400) -> Refused:
+def refuse(message: str, status: int = 400, param: str | None = None, code: str | None = None) -> Refused:
     """The reply to a request that we refuse ourselves, in the shape an engine would use."""
-    error = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    error = {"message": message, "type": "invalid_request_error", "param": param, "code": code}
     return Refused(status, msgspec.json.encode({"error": error}))
 
 
-def _read_answer(status: int, body: bytes) -> Reply:
+def _read_answer(endpoint: str, status: int, body: bytes) -> Reply:
     try:
-        usage = count_usage(body)
+        usage = read_usage(endpoint, body)
     except ValueError as error:
-        return Lost(LostReason.BAD_ANSWER, f"The engine's answer is not a JSON object in UTF-8: {error}.", status)
+        body = salvage(body)
+        try:
+            # For its own sake only: an escape, even of half a pair, is JSON, and stays as the engine wrote it.
+            usage = read_usage(endpoint, hide_surrogates(body))
+        except ValueError:
+            message = f"The engine's answer is not a JSON object in UTF-8: {error}."
+            return Lost(LostReason.BAD_ANSWER, message, status)
     return Answered(status, _flatten(body), usage)
 
 
@@ -129,53 +104,37 @@ def _flatten(body: bytes) -> bytes:
 
 
 def _as_object(body: bytes) -> bytes:
+    """The body of a refusal, or one of the usual shape around its words where it is no object that can be read."""
     try:
-        _decode_object(body)
-    except ValueError:
-        said = _find_message(body) or "The engine refuses the request and gives no reason."
-        return msgspec.json.encode({"error": {"message": said, "type": "invalid_request_error", "code": None}})
-    return _flatten(body)
-
-
-def _decode_object(body: bytes) -> dict[str, msgspec.Raw]:
-    try:
-        body.decode()
-        return _object.decode(body)
-    except _NOT_JSON as error:
-        raise ValueError(str(error)) from None
+        if isinstance(msgspec.json.decode(body), dict):
+            return _flatten(body)
+    except NOT_JSON:
+        pass
+    said = _find_message(body) or "The engine refuses the request and gives no reason."
+    return msgspec.json.encode({"error": {"message": said, "type": "invalid_request_error", "code": None}})
 
 
 def _find_message(body: bytes) -> str:
     """The engine's own words in an error body of any of the usual shapes, on one line and cut to size."""
     try:
-        found = msgspec.json.decode(body)
-    except _NOT_JSON:
+        found = msgspec.json.decode(hide_surrogates(salvage(body[:_ERROR_SIZE_MAX_BYTES])))
+    except NOT_JSON:
         return _cut(body[: 4 * _MESSAGE_LENGTH].decode(errors="replace"))
     # {"error": {"message": …}}, {"error": …}, {"message": …}, {"detail": …}
     for _ in range(2):
         if isinstance(found, dict):
             found = next((found[key] for key in ("error", "message", "detail") if found.get(key)), "")
-    return _cut(found if isinstance(found, str) else msgspec.json.encode(found).decode())
+    return _cut(found if isinstance(found, str) else _encode(found).decode())
+
+
+def _encode(value: object) -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except RecursionError:  # it was just shallow enough to be read
+        return b'"(nested too deeply)"'
 
 
 def _cut(text: str) -> str:
-    line = " ".join(text.split())
+    # What steers a terminal is no part of a message.
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _MESSAGE_LENGTH]).split())
     return line if len(line) <= _MESSAGE_LENGTH else line[: _MESSAGE_LENGTH - 1] + "…"
-
-
-def _read_retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds to wait, from `retry-after-ms` or from `Retry-After` as seconds or as an HTTP date (RFC 9110, 10.2.3)."""
-    for name, unit_s in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
-        try:
-            seconds = float(headers.get(name, "")) * unit_s
-        except ValueError:
-            continue
-        if math.isfinite(seconds) and seconds >= 0:
-            return seconds
-    try:
-        moment = parsedate_to_datetime(headers.get("retry-after", ""))
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

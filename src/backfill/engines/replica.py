@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from backfill.engines.forwarding import ForwardedAnswer
 from backfill.engines.reply import Reply
+from backfill.media_file import MediaFile
 
 __all__ = ["CacheHabit", "Gauges", "OnFirstToken", "Replica", "ReplicaLimits"]
 
@@ -32,6 +34,8 @@ class Gauges:
     waiting: int | None = None
     kv_cache_use: float | None = None
     """From 0 to 1."""
+    foreign: int | None = None
+    """Of those that run or wait: how many are not ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,18 @@ class ReplicaLimits:
     """For a cache a slot: requests with one prefix in flight at most."""
     exclusive: str = ""
     """Of the replicas with the same word here one is up at a time, because there is memory for one; empty: no such."""
+    puts_live_first: bool = False
+    """Whether a live request waits for the step that is computed when it comes, and not for prompts or places that
+    lines have."""
+    gives_way: Callable[[str, bytes], bool] | None = None
+    """Where a live request may find every place taken: whether a request of this endpoint and body frees its place as
+    soon as its call is cancelled. None: none is cancelled for a live one."""
+    pictures: frozenset[str] | None = frozenset()
+    """Media types of the pictures that it takes; None: it judges itself."""
+    clips: bool = False
+    """Whether a chat may hold audio (`input_audio`)."""
+    takes_links: bool = False
+    """Whether a picture may be a link for it to follow, where the settings let links pass."""
 
 
 class Replica(Protocol):
@@ -80,10 +96,25 @@ class Replica(Protocol):
 
         """
 
-    async def send(self, endpoint: str, body: bytes, on_first_token: OnFirstToken | None = None) -> Reply:
+    async def send(
+        self,
+        endpoint: str,
+        body: bytes,
+        on_first_token: OnFirstToken | None = None,
+        attachment: MediaFile | None = None,
+    ) -> Reply:
         """Send one request and wait for its reply; never raises for what the network or the engine does.
 
+        `attachment` is the clip that a request for an audio endpoint names: the engine gets both as a form.
         An engine that cannot tell when its first token came does not call `on_first_token`.
+        """
+
+    async def forward(self, endpoint: str, body: bytes) -> ForwardedAnswer:
+        """Send a request that somebody waits for, and hand on its answer as it comes, streamed or not.
+
+        Raises:
+            EngineUnavailable: there is no answer; with the code `NOT_SENT`, another replica may have the request.
+
         """
 
     async def read_gauges(self) -> Gauges:

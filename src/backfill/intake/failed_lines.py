@@ -6,28 +6,36 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from backfill.batch import Batch, File, FileStatus, Outcome
-from backfill.index import LineIndex
+from backfill.batch import Batch, File, FileStatus
+from backfill.errors import Conflict
+from backfill.intake.failures import ALL_FAILED, FailureChoice, find_failed_offsets, group_failures
 from backfill.intake.upload import Intake, new_file_id
-from backfill.journal import Fold
-from backfill.store import LocalBlobs, content_key, index_key
+from backfill.store import LocalBlobs, content_key
 
 __all__ = ["copy_failed_lines"]
 
 _PIECE_BYTES = 1 << 18
 
 
-async def copy_failed_lines(intake: Intake, batch: Batch, source: File, now_ms: int) -> File:
+async def copy_failed_lines(
+    intake: Intake, batch: Batch, source: File, now_ms: int, choice: FailureChoice = ALL_FAILED
+) -> File:
     """Seal the lines of `source`, which is the batch's input, that were refused, lost, or left undone.
 
     Raises:
         NotFound: the bytes of the input are gone.
+        Conflict: no line is meant, or the journal was removed.
         StoreUnavailable: the disk takes no more.
 
     """
-    upload = intake.begin(new_file_id())
+    general = intake.file_limits
+    # A part of what was taken before is taken again, whatever the limits are now.
+    limits = general._replace(
+        lines=max(general.lines, source.line_count), size_bytes=max(general.size_bytes, source.size_bytes)
+    )
+    upload = intake.begin(new_file_id(), limits, source.purpose)
     try:
-        offsets = await asyncio.to_thread(_find_failed, intake.blobs, batch)
+        offsets = await asyncio.to_thread(_find_chosen, intake.blobs, batch, choice)
         pieces = _cut_out(intake.blobs.read_chunks(content_key(source.id), 0, source.size_bytes), offsets)
         while piece := await asyncio.to_thread(next, pieces, b""):
             await upload.feed(piece)
@@ -45,16 +53,15 @@ async def copy_failed_lines(intake: Intake, batch: Batch, source: File, now_ms: 
         upload.abort()
 
 
-def _find_failed(blobs: LocalBlobs, batch: Batch) -> "array[int]":
-    """Where the bodies of those lines lie in the input, in order."""
-    index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))
-    fold = Fold(blobs, batch.id, len(index))
-    try:
-        fold.refresh()
-        lines = zip(fold.outcomes, index.body_offsets, strict=True)
-        return array("Q", (offset for outcome, offset in lines if outcome != Outcome.ANSWERED))
-    finally:
-        fold.close()
+def _find_chosen(blobs: LocalBlobs, batch: Batch, choice: FailureChoice) -> "array[int]":
+    offsets = array("Q", find_failed_offsets(blobs, batch, choice))
+    if not offsets:
+        codes = sorted({group.code for group in group_failures(blobs, batch)})
+        message = (
+            f"No failed request of batch {batch.id} is of that kind. Codes of those that failed: {', '.join(codes)}."
+        )
+        raise Conflict(message, code="nothing_to_retry")
+    return offsets
 
 
 def _cut_out(chunks: Iterable[bytes], offsets: Iterable[int]) -> Iterator[bytes]:

@@ -14,11 +14,20 @@ from typing import NamedTuple
 import msgspec
 
 from backfill.batch import File, FileStatus
-from backfill.errors import Conflict, InvalidInput, NotFound, TooLarge
-from backfill.intake.upload import Intake, Upload
+from backfill.errors import Conflict, InvalidInput, NotFound, StoreUnavailable, TooLarge
+from backfill.intake.upload import FileLimits, Intake, Upload, make_size_error
 from backfill.store import BlobWriter, Metadata, part_key, parts_prefix, upload_plan_key
 
-__all__ = ["Part", "PartUploads", "PartWriter", "StartedUpload", "UploadPlan", "new_part_id", "upload_id_of"]
+__all__ = [
+    "Part",
+    "PartUploads",
+    "PartWriter",
+    "StartedUpload",
+    "UploadPlan",
+    "make_part_error",
+    "new_part_id",
+    "upload_id_of",
+]
 
 _PIECE_BYTES = 1 << 18
 # Parts that a client sends again may lie beside those of the first try, but not without end.
@@ -72,7 +81,7 @@ class PartWriter:
         """Take the next bytes; raises TooLarge if the parts hold more than the whole file."""
         self.size_bytes += len(data)
         if self.size_bytes > self._room_bytes:
-            raise TooLarge("The parts of this upload hold more bytes than were announced.", param="part")
+            raise make_part_error(self._room_bytes)
         await asyncio.to_thread(self._take, data)
 
     async def seal(self) -> str:
@@ -99,13 +108,17 @@ class PartUploads:
         self._blobs = intake.blobs
         self._metadata = metadata
 
-    async def start(self, draft: File, plan: UploadPlan) -> StartedUpload:
-        """Reserve the file; raises TooLarge if no file may be as large."""
-        limit = self._intake.limits.file_size_bytes
-        if plan.size_bytes > limit:
-            raise TooLarge(f"The file has {plan.size_bytes} bytes; the limit is {limit}.", param="file_size")
+    async def start(self, draft: File, plan: UploadPlan, limits: FileLimits | None = None) -> StartedUpload:
+        """Reserve the file; raises TooLarge if it may not be as large, by these limits or the server's own."""
+        limits = limits or self._intake.file_limits
+        if plan.size_bytes > limits.size_of(draft.purpose):
+            raise make_size_error(limits, draft.purpose, "file_size")
         # The plan goes first: a row without one could never be completed.
-        await asyncio.to_thread(self._blobs.write, upload_plan_key(draft.id), msgspec.json.encode(plan))
+        try:
+            await asyncio.to_thread(self._blobs.write, upload_plan_key(draft.id), msgspec.json.encode(plan))
+        except StoreUnavailable:
+            self._intake.leave(draft.id)
+            raise
         # Until the file is complete its row expires with the upload.
         file = await self._intake.reserve(msgspec.structs.replace(draft, expires_at_ms=plan.expires_at_ms))
         return StartedUpload(file, plan)
@@ -121,13 +134,20 @@ class PartUploads:
     async def receive(self, upload: StartedUpload, name: str) -> PartWriter:
         """Begin a part; one of the same name is replaced once this one is sealed."""
         _check_pending(upload)
+        self._intake.data_size.check_room()
         stored_bytes = await asyncio.to_thread(self._measure, upload.file.id)
         if stored_bytes >= upload.plan.size_bytes * _STORED_SHARE_MAX:
-            raise TooLarge("The parts of this upload hold more bytes than were announced.", param="part")
+            message = (
+                f"The parts of this upload hold {stored_bytes} bytes, but {upload.plan.size_bytes} were "
+                "announced for the whole file; complete it or start anew."
+            )
+            raise TooLarge(message, param="part")
         writer = await asyncio.to_thread(self._blobs.create, part_key(upload.file.id, name))
         return PartWriter(writer, upload.plan.size_bytes)
 
-    async def complete(self, upload: StartedUpload, parts: Sequence[Part], *, md5: str | None = None) -> File:
+    async def complete(
+        self, upload: StartedUpload, parts: Sequence[Part], *, md5: str | None = None, limits: FileLimits | None = None
+    ) -> File:
         """Make one file of these parts, in this order. A client that asks again gets the same file.
 
         Raises:
@@ -139,8 +159,8 @@ class PartUploads:
             upload = await self.find(upload.upload_id, upload.file.owner)
             file = upload.file
             if file.status is FileStatus.RESERVED:
-                file = await self._assemble(upload, parts, md5)
-            await asyncio.to_thread(self._blobs.delete_folder, parts_prefix(file.id))
+                file = await self._assemble(upload, parts, md5, limits)
+            await self._intake.remove_parts(file.id)
             return file
 
     async def cancel(self, upload: StartedUpload) -> None:
@@ -149,9 +169,11 @@ class PartUploads:
             _check_pending(await self.find(upload.upload_id, upload.file.owner))
             await self._intake.remove(upload.file.id)
 
-    async def _assemble(self, upload: StartedUpload, parts: Sequence[Part], md5: str | None) -> File:
+    async def _assemble(
+        self, upload: StartedUpload, parts: Sequence[Part], md5: str | None, limits: FileLimits | None
+    ) -> File:
         names = await asyncio.to_thread(self._check_present, upload, parts)
-        receiving = self._intake.begin(upload.file.id)
+        receiving = self._intake.begin(upload.file.id, limits, upload.file.purpose)
         try:
             whole = hashlib.md5(usedforsecurity=False)
             for part in names:
@@ -200,6 +222,11 @@ class PartUploads:
         with suppress(NotFound), self._blobs.open(key) as reader:
             return reader.size_bytes
         return 0
+
+
+def make_part_error(announced_bytes: int) -> TooLarge:
+    """For a part that is larger than the whole file was said to be."""
+    return TooLarge(f"The part is larger than the {announced_bytes} bytes announced for the whole file.", param="part")
 
 
 def upload_id_of(file_id: str) -> str:

@@ -1,21 +1,22 @@
 """One pass over the bytes of a file, in whatever pieces they come: cut lines, check each, index it, keep no body."""
 
-from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import msgspec
 
-from backfill.batch import ENDPOINTS, BatchProblem
-from backfill.index import EndpointSurvey, IndexBuilder, LineIndex, Survey
-from backfill.wire.lines import ParsedLine, find_shape_problem, find_target_problem, parse_line
+from backfill.batch import BatchProblem
+from backfill.index import MODELS_KEPT, IndexBuilder, LineIndex, LineKind, Survey, sum_needs
+from backfill.intake.file_format import FormatProbe
+from backfill.wire import ParsedLine, parse_line, quote, read_fault
 
 __all__ = ["LineScanner"]
 
 PROBLEMS_KEPT = 20
-MODELS_KEPT = 100
 KINDS_KEPT = 100
+# No endpoint is so long, and of what else stands there a part says enough.
+_TARGET_LENGTH = 200
 _OTHER_TARGET = ("POST", "(one of very many)")
 _Target = tuple[str | None, str | None]
-_FindProblem = Callable[[tuple[frozenset[str], _Target], str], BatchProblem | None]
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -36,8 +37,16 @@ class _Problems:
             self.first.append(msgspec.structs.replace(problem, line=line_number))
 
 
+class _Traits(NamedTuple):
+    """What decides where a line may go."""
+
+    shape: int
+    has_model: bool
+    target: _Target
+
+
 class _Kind:
-    """Lines alike in what decides where they may go: how many there are, and the numbers of the first few."""
+    """Lines alike in their traits: how many there are, and the numbers of the first few."""
 
     __slots__ = ("count", "first")
 
@@ -50,7 +59,8 @@ class LineScanner:
     """Feed it the file's bytes in order, then ask for the index and the survey.
 
     Lines past `lines_limit` are counted but not looked at: the file cannot become a batch any more, and memory
-    stays bounded. The first `problems_kept` problems are kept, and as many for each of `endpoints`.
+    stays bounded. The first `problems_kept` problems are kept, and as many lines of each kind. A file that is no
+    JSON lines at all has one problem, which says what it is.
     """
 
     def __init__(
@@ -59,29 +69,30 @@ class LineScanner:
         lines_limit: int,
         custom_id_length: int,
         problems_kept: int = PROBLEMS_KEPT,
-        endpoints: Sequence[str] = ENDPOINTS,
+        limit_name: str = "limits.lines",
     ) -> None:
         self._lines_limit = lines_limit
+        self._limit_name = limit_name
         self._custom_id_length = custom_id_length
         self._index = IndexBuilder()
         self._problems = _Problems(problems_kept)
         self._problems_kept = problems_kept
-        self._endpoints = endpoints
         self._first_use: dict[str, int] = {}
         self._pending: list[bytes] = []
         self._offset = 0
         self._line_number = 0
         self._requests = 0
         self._token_estimate = 0
-        self._without_model = 0
-        self._first_without_model: int | None = None
-        self._kinds: dict[tuple[frozenset[str], _Target], _Kind] = {}
+        self._format = FormatProbe()
+        self._own_problems: dict[int, BatchProblem] = {}
+        self._kinds: dict[_Traits, _Kind] = {}
         self._kind = _Kind()
-        self._kind_members: frozenset[str] | None = None
-        self._kind_target: _Target | None = None
+        self._kind_traits = _Traits(-1, False, _OTHER_TARGET)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the file."""
+        if self._format.problem is not None:
+            return
         *lines, rest = data.split(b"\n")
         if lines:
             self._pending.append(lines[0])
@@ -97,27 +108,39 @@ class LineScanner:
         if self._pending:
             self._scan_line(b"".join(self._pending))
             self._pending = []
+        if self._format.problem is not None:
+            return IndexBuilder().build(), Survey(problems=(self._format.problem,), problem_count=1)
         self._judge_the_whole()
         names = [name for name in self._index.model_names if name is not None]
+        nameless = (
+            kind.count
+            for traits, kind in self._kinds.items()
+            if not traits.has_model and read_fault(traits.shape) is None
+        )
+        index = self._index.build()
         survey = Survey(
             lines=self._requests,
             token_estimate=self._token_estimate,
             models=tuple(names[:MODELS_KEPT]),
-            lines_without_model=self._without_model,
-            first_without_model=self._first_without_model,
+            lines_without_model=sum(nameless),
             problems=tuple(self._problems.first),
             problem_count=self._problems.count,
-            endpoints=self._judge_endpoints(lambda kind, endpoint: find_shape_problem(kind[0], endpoint)),
-            targets=self._judge_endpoints(lambda kind, endpoint: find_target_problem(kind[1], endpoint)),
+            kinds=tuple(_describe(traits, kind) for traits, kind in self._kinds.items()),
+            own_problems=tuple(
+                msgspec.structs.replace(problem, line=line) for line, problem in self._own_problems.items()
+            ),
+            needs=sum_needs(index),
         )
-        return self._index.build(), survey
+        return index, survey
 
     def _judge_the_whole(self) -> None:
         if self._requests == 0:
             self._problems.count += 1
             self._problems.first.append(BatchProblem("empty_file", "The file has no requests."))
         if self._requests > self._lines_limit:
-            message = f"The file has {self._requests} requests; a batch may have {self._lines_limit}."
+            message = (
+                f"The file has {self._requests} requests; a batch may have {self._lines_limit} ({self._limit_name})."
+            )
             self._problems.count += 1
             self._problems.first.insert(0, BatchProblem("too_many_requests", message))
 
@@ -135,51 +158,47 @@ class LineScanner:
         parsed = parse_line(line, self._custom_id_length)
         if isinstance(parsed, BatchProblem):
             self._problems.add(parsed, self._line_number)
+            self._format.look_at(line, self._requests)
         else:
             self._keep(parsed, start)
 
     def _keep(self, parsed: ParsedLine, start: int) -> None:
         first_line = self._first_use.setdefault(parsed.custom_id, self._line_number)
         if first_line != self._line_number:
-            message = f"custom_id {parsed.custom_id!r} is used by line {first_line} already."
+            message = f"custom_id {quote(parsed.custom_id)} is used by line {first_line} already."
             problem = BatchProblem("duplicate_custom_id", message, param="custom_id")
             self._problems.add(problem, self._line_number)
-        if parsed.model is None:
-            self._without_model += 1
-            self._first_without_model = self._first_without_model or self._line_number
-        if parsed.members is self._kind_members and parsed.target is self._kind_target:
+        traits = self._kind_traits
+        has_model = parsed.model is not None
+        if parsed.shape == traits.shape and has_model is traits.has_model and parsed.target is traits.target:
             kind = self._kind  # as most lines are like the one before
         else:
-            kind = self._change_kind(parsed)
+            kind = self._change_kind(_Traits(parsed.shape, has_model, parsed.target))
         kind.count += 1
         if len(kind.first) < self._problems_kept:
             kind.first.append(self._line_number)
+            if parsed.problem is not None:
+                self._own_problems[self._line_number] = parsed.problem
         self._token_estimate += parsed.token_estimate
         self._index.add(start, parsed, _encode(parsed.custom_id))
 
-    def _change_kind(self, parsed: ParsedLine) -> _Kind:
-        self._kind = self._kinds.get((parsed.members, parsed.target)) or self._add_kind(parsed)
-        self._kind_members, self._kind_target = parsed.members, parsed.target
+    def _change_kind(self, traits: _Traits) -> _Kind:
+        self._kind = self._kinds.get(traits) or self._add_kind(traits)
+        self._kind_traits = traits
         return self._kind
 
-    def _add_kind(self, parsed: ParsedLine) -> _Kind:
-        target = parsed.target
+    def _add_kind(self, traits: _Traits) -> _Kind:
         if len(self._kinds) >= KINDS_KEPT:
             # A file may have as many urls as lines: past a bound they are told apart no more.
-            target = _OTHER_TARGET
-        return self._kinds.setdefault((parsed.members, target), _Kind())
+            traits = traits._replace(target=_OTHER_TARGET)
+        return self._kinds.setdefault(traits, _Kind())
 
-    def _judge_endpoints(self, find_problem: _FindProblem) -> dict[str, EndpointSurvey]:
-        """What keeps lines from each endpoint: each kind of line is judged once, however many lines it has."""
-        surveys = {}
-        for endpoint in self._endpoints:
-            count, first = 0, []
-            for key, kind in self._kinds.items():
-                problem = find_problem(key, endpoint)
-                if problem is not None:
-                    count += kind.count
-                    first += [msgspec.structs.replace(problem, line=number) for number in kind.first]
-            if count:
-                first.sort(key=lambda problem: problem.line or 0)
-                surveys[endpoint] = EndpointSurvey(tuple(first[: self._problems_kept]), count)
-        return surveys
+
+def _describe(traits: _Traits, kind: _Kind) -> LineKind:
+    method, url = (None if part is None else _cut(part) for part in traits.target)
+    return LineKind(traits.shape, traits.has_model, method, url, kind.count, tuple(kind.first))
+
+
+def _cut(part: str) -> str:
+    # Of a line that could not be read there may be half a character in it, which nothing can be written with.
+    return part[:_TARGET_LENGTH].encode(errors="backslashreplace").decode()

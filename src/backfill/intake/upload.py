@@ -3,17 +3,33 @@
 import asyncio
 import hashlib
 import uuid
+from contextlib import suppress
+from typing import NamedTuple
 from weakref import WeakValueDictionary
 
 import msgspec
 
-from backfill.batch import File, FileStatus
-from backfill.config import LimitsConfig
-from backfill.errors import Conflict, InvalidInput, TooLarge
+from backfill.batch import MEDIA_PURPOSES, File, FileStatus
+from backfill.config import LimitsConfig, MediaConfig
+from backfill.errors import Conflict, InvalidInput, NotFound, StoreUnavailable, TooLarge
+from backfill.intake.inputs import Inputs
 from backfill.intake.scanner import LineScanner
-from backfill.store import LocalBlobs, Metadata, content_key, file_prefix, index_key
+from backfill.journal import JournalHolds
+from backfill.store import (
+    Aging,
+    DataSize,
+    LocalBlobs,
+    Metadata,
+    confirm_facts,
+    content_key,
+    file_prefix,
+    index_key,
+    parts_prefix,
+    withdraw_facts,
+    write_facts,
+)
 
-__all__ = ["Intake", "Upload", "new_file_id"]
+__all__ = ["FileLimits", "Intake", "Upload", "make_size_error", "new_file_id"]
 
 # Large enough that the way to a worker thread costs little, small enough that memory does not show it.
 _PIECE_BYTES = 1 << 19
@@ -24,27 +40,63 @@ def new_file_id() -> str:
     return f"file-{uuid.uuid4()}"
 
 
+class FileLimits(NamedTuple):
+    """What one file may hold."""
+
+    lines: int
+    size_bytes: int
+    """Of a file of requests."""
+    media_size_bytes: int
+    """Of a picture or a clip."""
+    is_own: bool = False
+    """Whether they are those of a key, and not the server's."""
+
+    def size_of(self, purpose: str | None) -> int:
+        """How many bytes a file of this purpose may have; None: of a purpose that is not known yet."""
+        if purpose is None:
+            return max(self.size_bytes, self.media_size_bytes)
+        return self.media_size_bytes if purpose in MEDIA_PURPOSES else self.size_bytes
+
+
+def make_size_error(limits: FileLimits, purpose: str | None = None, param: str = "file") -> TooLarge:
+    """For a file that is larger than it may be."""
+    size_bytes = limits.size_of(purpose)
+    setting = "limits.file_size_bytes" if size_bytes == limits.size_bytes else "media.audio_size_bytes"
+    whose = "the limit of your key" if limits.is_own else f"this server's limit (the setting {setting})"
+    message = f"The file is larger than {size_bytes} bytes, which is {whose}."
+    return TooLarge(message, param=param)
+
+
 class Upload:
     """Bytes on their way to become a file: `feed` them in order, then `seal` or `abort`."""
 
-    def __init__(self, intake: "Intake", file_id: str) -> None:
+    def __init__(self, intake: "Intake", file_id: str, limits: FileLimits, purpose: str | None) -> None:
         self.file_id = file_id
         self._intake = intake
-        self._limits = intake.limits
+        self._limits = limits
+        self._purpose = purpose
+        self._size_limit_bytes = limits.size_of(purpose)
         self._writer = intake.blobs.create(content_key(file_id))
-        self._scanner = LineScanner(lines_limit=self._limits.lines, custom_id_length=self._limits.custom_id_length)
+        self._scanner = None if purpose in MEDIA_PURPOSES else _make_scanner(intake, limits)
+        """None: what comes is a picture or a clip."""
         self._digest = hashlib.sha256()
         self._pieces: list[bytes] = []
         self._waiting_bytes = 0
         self._size_bytes = 0
         self._storing: asyncio.Future[None] | None = None
+        self._is_recorded = False
+        """The file's row tells of the bytes."""
 
     async def feed(self, data: bytes) -> None:
         """Take the next bytes; raises TooLarge past the limit, StoreUnavailable if the disk takes no more."""
         self._size_bytes += len(data)
-        if self._size_bytes > self._limits.file_size_bytes:
-            message = f"The file is larger than the limit of {self._limits.file_size_bytes} bytes."
-            raise TooLarge(message, param="file")
+        if self._size_bytes > self._size_limit_bytes:
+            raise make_size_error(self._limits, self._purpose)
+        if self._size_bytes > self._limits.size_bytes:
+            # Requests may not be so long, so that the purpose, which comes behind the bytes, will say media.
+            self._scanner = None
+        self._intake.data_size.note(len(data))
+        self._intake.data_size.check_growth()
         self._pieces.append(data)
         self._waiting_bytes += len(data)
         if self._waiting_bytes >= _PIECE_BYTES:
@@ -54,12 +106,19 @@ class Upload:
         """Make the file durable and give its row, with the facts of `draft` for who, what name and what purpose.
 
         Raises:
-            InvalidInput: the draft names a SHA-256 that is not that of the bytes.
+            InvalidInput: the draft names a SHA-256 that is not that of the bytes, or is of media and there are none.
+            TooLarge: there are more bytes than a file of the draft's purpose may have.
             Conflict: the file was sealed before, with other bytes.
 
         """
         await self._flush()
         await self._finish_storing()
+        if self._size_bytes > self._limits.size_of(draft.purpose):
+            raise make_size_error(self._limits, draft.purpose)
+        if draft.is_media and not self._size_bytes:
+            raise InvalidInput("The upload has no bytes.", param="file", code="empty_upload")
+        if self._scanner is None and not draft.is_media:
+            raise InvalidInput("The purpose is named twice, and differently.", param="purpose")
         sha256 = self._digest.hexdigest()
         if draft.status is FileStatus.SEALED:
             if draft.sha256 != sha256:
@@ -69,17 +128,15 @@ class Upload:
         if draft.sha256 and draft.sha256 != sha256:
             message = f"The bytes have the SHA-256 {sha256}, but {draft.sha256} was announced."
             raise InvalidInput(message, param="checksum", code="checksum_mismatch")
-        index, survey = self._scanner.finish()
-        await asyncio.to_thread(self._seal_blobs, index.encode())
-        file = msgspec.structs.replace(
-            draft,
-            status=FileStatus.SEALED,
-            size_bytes=self._size_bytes,
-            line_count=survey.lines,
-            sha256=sha256,
-            survey=msgspec.json.encode(survey),
-        )
+        file = msgspec.structs.replace(draft, status=FileStatus.SEALED, size_bytes=self._size_bytes, sha256=sha256)
+        index = b""
+        if self._scanner is not None and not draft.is_media:
+            lines, survey = self._scanner.finish()
+            file = msgspec.structs.replace(file, line_count=survey.lines, survey=msgspec.json.encode(survey))
+            index = lines.encode()
+        await asyncio.to_thread(self._seal_blobs, index, file)
         await self._intake.record(file)
+        self._is_recorded = True
         return file
 
     def abort(self) -> None:
@@ -89,6 +146,9 @@ class Upload:
             self._storing.cancel()
         self._writer.abort()
         self._intake.release(self.file_id)
+        if not self._is_recorded:
+            # Removed by whoever tidies up, as the disk or the database may be out now.
+            self._intake.leave(self.file_id)
 
     async def _flush(self) -> None:
         """Look at the lines here, and hand the bytes to a worker thread that stores one piece while the next comes.
@@ -99,7 +159,8 @@ class Upload:
             return
         data = b"".join(self._pieces)
         self._pieces, self._waiting_bytes = [], 0
-        self._scanner.feed(data)
+        if self._scanner is not None:
+            self._scanner.feed(data)
         await self._finish_storing()
         self._storing = asyncio.get_running_loop().run_in_executor(None, self._store, data)
 
@@ -112,32 +173,80 @@ class Upload:
         self._writer.write(data)
         self._digest.update(data)
 
-    def _seal_blobs(self, index: bytes) -> None:
-        self._intake.blobs.write(index_key(self.file_id), index)
+    def _seal_blobs(self, index: bytes, file: File) -> None:
+        if index:
+            self._intake.blobs.write(index_key(self.file_id), index, sync_folder=False)
+        write_facts(self._intake.blobs, file)
         self._writer.seal()
+        if index:
+            self._intake.inputs.note_sealed(self.file_id)
+
+
+def _make_scanner(intake: "Intake", limits: FileLimits) -> LineScanner:
+    return LineScanner(
+        lines_limit=limits.lines,
+        custom_id_length=intake.limits.custom_id_length,
+        limit_name="the limit of your key" if limits.is_own else "limits.lines",
+    )
 
 
 class Intake:
     """The way in: reserve a file's id, receive its bytes."""
 
-    def __init__(self, blobs: LocalBlobs, metadata: Metadata, limits: LimitsConfig) -> None:
+    def __init__(
+        self,
+        blobs: LocalBlobs,
+        metadata: Metadata,
+        limits: LimitsConfig,
+        data_size: DataSize | None = None,
+        media: MediaConfig | None = None,
+    ) -> None:
+        """`data_size` says whether there is room for more; without it there always is."""
         self.blobs = blobs
+        self.data_size = data_size or DataSize(blobs.root)
         self.limits = limits
+        self.inputs = Inputs(blobs, metadata, limits)
+        media = media or MediaConfig()
+        self._media_size_bytes = max(media.audio_size_bytes, media.picture_size_bytes)
+        self.journal_holds = JournalHolds()
+        """Journals that are being read."""
         self._metadata = metadata
         self._under_way: set[str] = set()
+        self._left: set[str] = set()
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     async def reserve(self, draft: File) -> File:
-        """Write the row of a file whose bytes will come later."""
-        await self._metadata.add_file(draft)
+        """Write the row of a file whose bytes will come later; raises StoreFull if none may."""
+        self.data_size.check_room()
+        try:
+            await self._metadata.add_file(draft)
+        except StoreUnavailable:
+            self.leave(draft.id)
+            raise
         return draft
 
-    def begin(self, file_id: str) -> Upload:
-        """Start to receive a file's bytes; raises Conflict while another upload of the same file is under way."""
+    @property
+    def file_limits(self) -> FileLimits:
+        """The server's own."""
+        return FileLimits(self.limits.lines, self.limits.file_size_bytes, self._media_size_bytes)
+
+    def begin(self, file_id: str, limits: FileLimits | None = None, purpose: str | None = None) -> Upload:
+        """Start to receive a file's bytes, within these limits or the server's own.
+
+        `purpose` is what the draft says in the end; None: that is not known before.
+
+        Raises Conflict while another upload of the same file is under way, and StoreFull if the data directory holds
+        nearly as much as it may.
+        """
+        self.data_size.check_room()
         if file_id in self._under_way:
             message = f"The file {file_id} is being uploaded already."
             raise Conflict(message, code="upload_in_progress")
-        upload = Upload(self, file_id)
+        try:
+            upload = Upload(self, file_id, limits or self.file_limits, purpose)
+        except StoreUnavailable:
+            self.leave(file_id)
+            raise
         self._under_way.add(file_id)
         return upload
 
@@ -160,8 +269,60 @@ class Intake:
         """Write a sealed file's row: fill the reserved one, or add it."""
         if not await self._metadata.seal_file(file):
             await self._metadata.add_file(file)
+        await asyncio.to_thread(confirm_facts, self.blobs, file.id)
 
-    async def remove(self, file_id: str) -> None:
-        """Remove a file; the row goes first: a crash in between leaves bytes that nobody sees, not a file without."""
-        await self._metadata.delete_file(file_id)
-        await asyncio.to_thread(self.blobs.delete_folder, file_prefix(file_id))
+    async def remove(self, file_id: str) -> bool:
+        """Remove a file: first what would bring its row back, then the row, then the bytes, which nobody sees now.
+
+        False, and the file stays, if a batch reads it that has not ended.
+        """
+        await asyncio.to_thread(withdraw_facts, self.blobs, file_id)
+        try:
+            removed = await Aging(self._metadata.database).delete_unread_file(file_id)
+            if not removed:
+                file = await self._metadata.get_file(file_id)
+                if file.status is FileStatus.SEALED:
+                    await asyncio.to_thread(write_facts, self.blobs, file)
+                    await asyncio.to_thread(confirm_facts, self.blobs, file_id)
+                return False
+        finally:
+            # Its bytes go now, or later if the disk does not let us; without its row there is no file.
+            self.leave(file_id)
+        with suppress(StoreUnavailable):
+            await self.remove_left(file_id)
+        return True
+
+    async def remove_parts(self, file_id: str) -> None:
+        """Remove the parts of a file that is complete, now or later."""
+        self.leave(file_id)
+        with suppress(StoreUnavailable):
+            await self.remove_left(file_id)
+
+    def leave(self, file_id: str) -> None:
+        """Note that blobs of this file may have to go; what its row says decides (`remove_left`)."""
+        self._left.add(file_id)
+
+    @property
+    def left(self) -> list[str]:
+        """Files of which something may lie about."""
+        return list(self._left)
+
+    async def remove_left(self, file_id: str) -> None:
+        """Remove what no row names: all that there is without a row, and the parts of a complete file.
+
+        What lies under a reserved name stays: whoever reserved it sends the bytes again, which replaces it.
+
+        Raises:
+            StoreUnavailable: not now; the file stays noted.
+
+        """
+        if self.is_receiving(file_id):
+            return
+        try:
+            file = await self._metadata.get_file(file_id)
+        except NotFound:
+            await asyncio.to_thread(self.blobs.delete_folder, file_prefix(file_id))
+        else:
+            if file.status is FileStatus.SEALED:
+                await asyncio.to_thread(self.blobs.delete_folder, parts_prefix(file_id))
+        self._left.discard(file_id)

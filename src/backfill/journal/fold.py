@@ -6,9 +6,13 @@ was folded before. Nothing on disk is ever changed by reading: a torn tail stays
 """
 
 from array import array
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from backfill.batch import Counts, Outcome, Usage
+from backfill.batch import Counts, Outcome, UsageRow
+from backfill.errors import NotFound
+from backfill.journal.ledger import Ledger
+from backfill.journal.line_models import LineModels
 from backfill.journal.record import StoredRecord
 from backfill.journal.segment import SegmentReader
 from backfill.store import LocalBlobs, journal_prefix
@@ -28,12 +32,22 @@ class Entry(NamedTuple):
     segment: int
     body_offset: int
     body_length: int
+    audio_ms: int = 0
 
 
 class Fold:
     """The state of a batch, as its journal tells it. Blocks on disk reads: call it in a worker thread."""
 
-    def __init__(self, blobs: LocalBlobs, batch_id: str, lines: int) -> None:
+    def __init__(
+        self,
+        blobs: LocalBlobs,
+        batch_id: str,
+        lines: int,
+        models: LineModels | None = None,
+        *,
+        keeps_times: bool = False,
+    ) -> None:
+        """Without `models`, what was used is that of one model without a name."""
         self._blobs = blobs
         self._batch_id = batch_id
         self._segments: list[SegmentReader] = []
@@ -41,37 +55,45 @@ class Fold:
         self._lines = lines
         self.outcomes = bytearray(lines)
         """One byte a line: 0, or the number of its `Outcome`."""
+        self.finished_at_ms = array("Q", bytes(8 * lines)) if keeps_times else None
+        """When each line was finished, if that was asked for; 0: it is not."""
         self._statuses = array("H", bytes(2 * lines))
         self._segment_of = array("H", bytes(2 * lines))
         self._body_offsets = array("Q", bytes(8 * lines))
         self._body_lengths = array("I", bytes(4 * lines))
-        self._answered = 0
-        self._failed = 0
-        self._reused = 0
-        self._tokens = [0, 0, 0]
-        self._reused_tokens = [0, 0, 0]
+        self._audio_ms: array[int] | None = None
+        """None while no line has any."""
+        self._ledger = Ledger(models or LineModels.unknown(lines))
 
     def refresh(self) -> None:
         """Take in every record written since the last time."""
         for key in self._blobs.list(journal_prefix(self._batch_id)):
             number = self._number_of.get(key)
             if number is None:
-                self._segments.append(SegmentReader(self._blobs, key, self._batch_id))
+                try:
+                    segment = SegmentReader(self._blobs, key, self._batch_id)
+                except NotFound:
+                    continue  # its writer has removed it, as nothing stood in it
+                self._segments.append(segment)
                 number = self._number_of[key] = len(self._segments) - 1
-            for record in self._segments[number].read_on():
-                self._take(record, number)
+            for records in self._segments[number].read_pieces():
+                self._take(records, number)
 
     @property
     def counts(self) -> Counts:
         """Lines by outcome, and the tokens they cost; each line counted once."""
-        return Counts(
-            self._lines,
-            self._answered,
-            self._failed,
-            Usage(*self._tokens),
-            self._reused,
-            Usage(*self._reused_tokens),
-        )
+        return self._ledger.count(self._lines)
+
+    @property
+    def usage(self) -> tuple[UsageRow, ...]:
+        """What was used, for each model and hour; each line counted once."""
+        return self._ledger.rows
+
+    @property
+    def passed_over(self) -> list[tuple[str, int]]:
+        """The keys of segments that do not end in a whole record, and how many bytes at their end were not read."""
+        sizes = zip(self._number_of, (segment.passed_over_bytes for segment in self._segments), strict=True)
+        return [(key, size_bytes) for key, size_bytes in sizes if size_bytes]
 
     def find(self, line: int) -> Entry | None:
         """Where the line's record lies; None while it has none."""
@@ -84,34 +106,43 @@ class Fold:
             self._segment_of[line],
             self._body_offsets[line],
             self._body_lengths[line],
+            0 if self._audio_ms is None else self._audio_ms[line],
         )
 
     def read_body(self, entry: Entry) -> bytes:
         """The body of a record."""
         return self._segments[entry.segment].read_body(entry.body_offset, entry.body_length)
 
+    def read_answer(self, line: int) -> tuple[int, bytes]:
+        """Status and body of a line that has its record. Asked once a line at delivery, where an `Entry` would show."""
+        segment = self._segments[self._segment_of[line]]
+        return self._statuses[line], segment.read_body(self._body_offsets[line], self._body_lengths[line])
+
     def close(self) -> None:
         """Give all descriptors back."""
         for segment in self._segments:
             segment.close()
 
-    def _take(self, record: StoredRecord, segment: int) -> None:
-        line, outcome = record.line, record.outcome
-        if line >= self._lines or self.outcomes[line]:
-            return
-        self.outcomes[line] = outcome
-        self._statuses[line] = record.status
-        self._segment_of[line] = segment
-        self._body_offsets[line] = record.body_offset
-        self._body_lengths[line] = record.body_length
-        if outcome is Outcome.ANSWERED:
-            self._answered += 1
-        else:
-            self._failed += 1
-        tokens = self._tokens
-        if record.reused:
-            self._reused += 1
-            tokens = self._reused_tokens
-        tokens[0] += record.prompt_tokens
-        tokens[1] += record.completion_tokens
-        tokens[2] += record.cached_tokens
+    def _take(self, records: Sequence[StoredRecord], segment: int) -> None:
+        outcomes, statuses, segment_of = self.outcomes, self._statuses, self._segment_of
+        body_offsets, body_lengths, add = self._body_offsets, self._body_lengths, self._ledger.add
+        finished_at_ms = self.finished_at_ms
+        for record in records:
+            line = record.line
+            if line >= self._lines or outcomes[line]:
+                continue
+            outcomes[line] = record.outcome
+            statuses[line] = record.status
+            segment_of[line] = segment
+            body_offsets[line] = record.body_offset
+            body_lengths[line] = record.body_length
+            if record.audio_ms:
+                self._note_audio(record)
+            add(record)
+            if finished_at_ms is not None:
+                finished_at_ms[line] = record.finished_at_ms
+
+    def _note_audio(self, record: StoredRecord) -> None:
+        if self._audio_ms is None:
+            self._audio_ms = array("I", bytes(4 * self._lines))
+        self._audio_ms[record.line] = record.audio_ms

@@ -1,16 +1,27 @@
-"""Reading one segment from the front, as far as it has been written."""
+"""Reading one segment from the front, as far as it goes: the first record with a bad checksum ends the reading."""
 
+import zlib
 from collections.abc import Iterator
+from itertools import chain
 
 import structlog
 
 from backfill.errors import StoreCorrupt
-from backfill.journal.record import HEADER_BYTES, StoredRecord, decode_header, needed_bytes, scan_records
+from backfill.journal.record import (
+    AUDIO,
+    FIELDS,
+    FRAME,
+    HEADER_BYTES,
+    KINDS,
+    StoredRecord,
+    decode_header,
+)
 from backfill.store import LocalBlobs
 
-__all__ = ["SegmentReader"]
+__all__ = ["SegmentReader", "scan_records"]
 
 _PIECE_BYTES = 1 << 20
+_LONGEST_RECORD_BYTES = 1 << 30
 _log = structlog.get_logger(__name__)
 
 
@@ -25,7 +36,14 @@ class SegmentReader:
         self._size_read = 0
 
     def read_on(self, *, durably: bool = False) -> Iterator[StoredRecord]:
-        """The sound records behind the last one given, up to where the segment ends now.
+        """The sound records behind the last one given, up to where the segment ends now; `durably`: as `read_pieces`.
+
+        Read them to their end: what is read with them is not given again.
+        """
+        return chain.from_iterable(self.read_pieces(durably=durably))
+
+    def read_pieces(self, *, durably: bool = False) -> Iterator[list[StoredRecord]]:
+        """The same, many at once.
 
         `durably`: have the disk hold them first, so that no power cut can take back what the caller tells others.
         """
@@ -39,6 +57,11 @@ class SegmentReader:
             yield from self._read_to(size)
         self._size_read = size
 
+    @property
+    def passed_over_bytes(self) -> int:
+        """How much of what was looked at is no sound record: a torn tail, or one that is being written."""
+        return self._size_read - self._position
+
     def read_body(self, offset: int, length: int) -> bytes:
         """The body of a record."""
         return self._blob.read_on(offset, length)
@@ -47,19 +70,18 @@ class SegmentReader:
         """Give the descriptor back; safe to call twice."""
         self._blob.close()
 
-    def _read_to(self, end: int) -> Iterator[StoredRecord]:
+    def _read_to(self, end: int) -> Iterator[list[StoredRecord]]:
         while self._position < end:
             start = self._position
             data = self._blob.read(start, min(_PIECE_BYTES, end - start))
-            longer = needed_bytes(data)
+            longer = _find_length(data)
             if longer > len(data):
                 data = self._blob.read(start, min(longer, end - start))
             records = scan_records(data, start)
             if not records:
                 return
-            for record in records:
-                self._position = record.body_offset + record.body_length
-                yield record
+            self._position = records[-1].body_offset + records[-1].body_length
+            yield records
 
     def _pass_header(self, size: int) -> bool:
         if size < HEADER_BYTES:
@@ -71,3 +93,40 @@ class SegmentReader:
             return False
         self._position = HEADER_BYTES
         return True
+
+
+def scan_records(data: bytes, start: int) -> list[StoredRecord]:
+    """The whole, sound records in `data`, which lies at `start` in its segment; a record ends where its body ends.
+
+    Stops without a word at the first record that is cut off or whose checksum fails: the caller sees how far it came.
+    """
+    records = []
+    position, end = 0, len(data)
+    view = memoryview(data)
+    while position + FRAME.size <= end:
+        length, checksum = FRAME.unpack_from(data, position)
+        fields_at = position + FRAME.size
+        position = fields_at + length
+        if length < FIELDS.size or position > end or zlib.crc32(view[fields_at:position]) != checksum:
+            break
+        line, outcome, _, status, prompt, completion, cached, finished, took = FIELDS.unpack_from(data, fields_at)
+        kind, reused, heard = KINDS[outcome]
+        body_at, body_length = start + fields_at + FIELDS.size, length - FIELDS.size
+        audio_ms = 0
+        if heard:
+            (audio_ms,) = AUDIO.unpack_from(data, fields_at + FIELDS.size)
+            body_at, body_length = body_at + AUDIO.size, body_length - AUDIO.size
+        records.append(
+            StoredRecord(
+                line, kind, status, prompt, completion, cached, finished, body_at, body_length, reused, took, audio_ms
+            )
+        )
+    return records
+
+
+def _find_length(data: bytes) -> int:
+    """How long the record that begins `data` is in all; 0 if `data` does not tell, or no record can be so long."""
+    if len(data) < FRAME.size:
+        return 0
+    length = int(FRAME.unpack_from(data)[0])
+    return FRAME.size + length if length <= _LONGEST_RECORD_BYTES else 0

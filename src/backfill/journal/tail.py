@@ -9,6 +9,7 @@ from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 from backfill.batch import Outcome
+from backfill.errors import NotFound
 from backfill.journal.record import StoredRecord
 from backfill.journal.segment import SegmentReader
 from backfill.store import LocalBlobs, journal_prefix
@@ -23,6 +24,7 @@ class Finished(NamedTuple):
     outcome: Outcome
     status: int
     body: bytes
+    duration_ms: int
 
 
 class Tail:
@@ -51,7 +53,7 @@ class Tail:
                 self.to_skip -= 1
                 continue
             body = segment.read_body(record.body_offset, record.body_length)
-            found.append(Finished(record.line, record.outcome, record.status, body))
+            found.append(Finished(record.line, record.outcome, record.status, body, record.duration_ms))
             size += len(body)
         return found
 
@@ -70,7 +72,10 @@ class Tail:
         for key in self._blobs.list(journal_prefix(self._batch_id)):
             segment = self._segments.get(key)
             if segment is None:
-                segment = self._segments[key] = SegmentReader(self._blobs, key, self._batch_id)
+                try:
+                    segment = self._segments[key] = SegmentReader(self._blobs, key, self._batch_id)
+                except NotFound:
+                    continue  # its writer has removed it, as nothing stood in it
             for record in segment.read_on(durably=True):
                 if record.line < len(self._is_finished) and not self._is_finished[record.line]:
                     self._is_finished[record.line] = 1

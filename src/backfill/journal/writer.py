@@ -1,36 +1,100 @@
 """Writing a journal: append without waiting, commit in groups.
 
 What is appended in one turn of the event loop is written to the file at its end, so it survives the process; the disk
-is made to hold it (`fdatasync`, in a worker thread) for 256 records at once or after 0.2 s, so it survives the machine.
+is made to hold it (`fdatasync`, in a worker thread) after 0.2 s or for 2,048 records, so it survives the machine too.
 A line is done from then on.
 """
 
 import asyncio
 
 from backfill.errors import StoreUnavailable
-from backfill.journal.record import Record, encode_header, encode_record
-from backfill.store import AppendFile, LocalBlobs, segment_key
+from backfill.journal.record import HEADER_BYTES, Record, encode_header, encode_record
+from backfill.store import AppendFile, LocalBlobs, segment_key, sync_each
 
-__all__ = ["SegmentWriter"]
+__all__ = ["SegmentWriter", "SyncGroup", "begin_segment"]
 
-GROUP_RECORDS = 256
 GROUP_WAIT_S = 0.2
+# As many as a quick engine answers in that time: each sync takes the interpreter's lock from the event loop twice.
+GROUP_RECORDS = 2048
 # The disk may lag so far behind the engine before feeding has to wait for it.
 UNSYNCED_RECORDS_LIMIT = 8192
 UNSYNCED_BYTES_LIMIT = 64 << 20
 
 
+def begin_segment(blobs: LocalBlobs, batch_id: str, epoch: int) -> AppendFile:
+    """The file of a new segment, with its header; raises StoreUnavailable if it exists. Blocks on disk."""
+    file = blobs.append_to(segment_key(batch_id, epoch))
+    try:
+        file.write(encode_header(batch_id, epoch))
+    except StoreUnavailable:
+        file.discard()
+        raise
+    return file
+
+
+class SyncGroup:
+    """Syncs the segments of several turns in one pass of a worker thread.
+
+    Small turns end nearly together. Where the disk is told of all files first, the first sync of a pass makes it hold
+    nearly all that the others ask for.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[tuple[AppendFile, asyncio.Future[None]]] = []
+        self._passing: asyncio.Task[None] | None = None
+
+    async def sync(self, file: AppendFile) -> None:
+        """Return once the disk holds what was written to the file before the call; raises StoreUnavailable."""
+        loop = asyncio.get_running_loop()
+        synced: asyncio.Future[None] = loop.create_future()
+        self._waiting.append((file, synced))
+        if self._passing is None or self._passing.done():
+            self._passing = loop.create_task(self._pass(), name="sync segments")
+        await synced
+
+    async def _pass(self) -> None:
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            failures = await asyncio.to_thread(_sync_together, [file for file, _ in waiting])
+            for (_, synced), failure in zip(waiting, failures, strict=True):
+                if synced.done():
+                    continue
+                if failure is None:
+                    synced.set_result(None)
+                else:
+                    synced.set_exception(failure)
+
+
+def _sync_together(files: list[AppendFile]) -> list[StoreUnavailable | None]:
+    """Why each file could not be synced, None where it was. Blocks on disk."""
+    if len(files) > 1:
+        for file in files:
+            file.begin_sync()
+    return sync_each(_sync, files)
+
+
+def _sync(file: AppendFile) -> StoreUnavailable | None:
+    try:
+        file.sync()
+    except StoreUnavailable as error:
+        return error
+    return None
+
+
 class SegmentWriter:
     """One holder's segment of a batch's journal. After a failed write nothing more can be appended to it."""
 
-    def __init__(self, file: AppendFile) -> None:
+    def __init__(self, file: AppendFile, syncs: SyncGroup | None = None) -> None:
         self._file = file
+        self._syncs = syncs or SyncGroup()
         self._loop = asyncio.get_running_loop()
         self._pending: list[bytes] = []
         self._unsynced_records = 0
         self._unsynced_bytes = 0
         self._group_full = asyncio.Event()
         self._synced = asyncio.Condition()
+        self.synced_records = 0
+        """Records that the disk holds."""
         self._failure: StoreUnavailable | None = None
         self.is_behind = False
         """The disk lags so far behind that appending should wait (`wait_for_room`)."""
@@ -39,9 +103,7 @@ class SegmentWriter:
     @classmethod
     async def create(cls, blobs: LocalBlobs, batch_id: str, epoch: int) -> "SegmentWriter":
         """Begin the segment of this epoch; raises StoreUnavailable if it exists."""
-        file = await asyncio.to_thread(blobs.append_to, segment_key(batch_id, epoch))
-        await asyncio.to_thread(file.write, encode_header(batch_id, epoch))
-        return cls(file)
+        return cls(await asyncio.to_thread(begin_segment, blobs, batch_id, epoch))
 
     def append(self, record: Record) -> None:
         """Take a record; raises StoreUnavailable once a write has failed."""
@@ -73,6 +135,9 @@ class SegmentWriter:
         self._group_full.set()
         if self._syncing is not None:
             await self._syncing
+        # Readers keep each segment open: while a disk is full, turn after turn would leave them another empty one.
+        if self._file.size_bytes <= HEADER_BYTES:
+            await asyncio.to_thread(self._file.discard)
         self._file.close()
 
     def _write_pending(self) -> None:
@@ -98,10 +163,11 @@ class SegmentWriter:
             await self._wait_for_group()
             records, size_bytes = self._unsynced_records, self._unsynced_bytes
             try:
-                await asyncio.to_thread(self._file.sync)
+                await self._syncs.sync(self._file)
             except StoreUnavailable as error:
                 self._failure = error
             else:
+                self.synced_records += records
                 self._note_unsynced(-records, -size_bytes)
             async with self._synced:
                 self._synced.notify_all()

@@ -1,5 +1,5 @@
 """Pure: (index - finished lines) -> the order of lines. No I/O, no clock, no event loop."""
 
-from backfill.plan.order import LineGroup, Plan, plan_lines
+import lazy_loader
 
-__all__ = ["LineGroup", "Plan", "plan_lines"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

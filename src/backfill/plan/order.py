@@ -1,41 +1,15 @@
 """(index - finished lines) -> the order in which lines are offered to engines. Pure, recomputed after every restart."""
 
-from array import array
-from typing import NamedTuple
+from collections.abc import Callable
 
-import numpy as np
-from numpy.typing import NDArray
+from backfill.index import LineIndex
+from backfill.plan.few_lines import plan_few
+from backfill.plan.groups import Plan
 
-from backfill.batch import Outcome
-from backfill.index import PREFIX_LEVELS, PREFIX_MARKS, LineIndex
-from backfill.plan.prefix_tree import walk
+__all__ = ["plan_lines", "prepare"]
 
-__all__ = ["LineGroup", "Plan", "plan_lines"]
-
-
-class LineGroup(NamedTuple):
-    """Lines whose prompts begin alike."""
-
-    prefix: tuple[int, ...]
-    """Hashes of the beginnings that at least two lines of the plan share, the shortest first; empty: none is shared."""
-    lines: "array[int]"
-    """In the order in which they are best sent; never empty."""
-    prefix_bytes: int = 0
-    """How long the longest of these beginnings is at least."""
-    answer_tokens: int = 0
-    """What all lines together may be answered with."""
-
-
-class Plan(NamedTuple):
-    """What is left of a batch, in order."""
-
-    groups: dict[int, list[LineGroup]]
-    """Model (its position in the index's `model_names`) -> its lines, in the order in which they are best sent."""
-    twins: dict[int, list[int]]
-    """A line -> those that ask for the very same and have no outcome yet; they are not in `groups`.
-
-    The line itself may have an outcome already.
-    """
+# One by one, these take half a millisecond; to load numpy takes a hundred times as long.
+_FEW_LINES = 128
 
 
 def plan_lines(index: LineIndex, outcomes: bytes | bytearray, *, reuse: bool) -> Plan:
@@ -43,46 +17,17 @@ def plan_lines(index: LineIndex, outcomes: bytes | bytearray, *, reuse: bool) ->
 
     `outcomes` has one byte a line: its `batch.Outcome`, 0 for none. The same arguments give the same plan.
     """
-    done: NDArray[np.uint8] = np.asarray(memoryview(outcomes))
-    is_left = done == 0
-    twins = _find_twins(index, done) if reuse else {}
-    for others in twins.values():
-        is_left[others] = False
-    models = np.asarray(index.models)
-    answer_tokens = np.asarray(index.answer_tokens)
-    hashes = np.asarray(index.prefix_hashes).reshape(-1, PREFIX_LEVELS)
-    groups: dict[int, list[LineGroup]] = {}
-    for model in np.unique(models[is_left]).tolist():
-        lines = np.flatnonzero(is_left & (models == model)).astype(np.uint32)
-        runs = walk(lines, answer_tokens[lines], hashes[lines])
-        groups[model] = [
-            LineGroup(prefix, array("I", run.tobytes()), _length(depth), int(answer_tokens[run].sum()))
-            for prefix, depth, run in runs
-        ]
-    return Plan(groups, twins)
+    if len(index) <= _FEW_LINES:
+        return plan_few(index, outcomes, reuse=reuse)
+    return _load()(index, outcomes, reuse=reuse)
 
 
-def _length(depth: int) -> int:
-    return PREFIX_MARKS[depth - 1] if depth else 0
+def prepare() -> None:
+    """Load what many lines need, for a moment in which nobody waits for it; takes a tenth of a second."""
+    _load()
 
 
-def _find_twins(index: LineIndex, done: NDArray[np.uint8]) -> dict[int, list[int]]:
-    """Leader -> the lines that can take its answer: leads who is answered already, else the first of them.
+def _load() -> Callable[..., Plan]:
+    from backfill.plan.many_lines import plan_many  # noqa: PLC0415 - loads numpy, for which no start has to wait
 
-    A line that failed leads none: what its engine said need not hold for the others.
-    """
-    digests = np.asarray(index.body_digests)
-    lengths = np.asarray(index.body_lengths)
-    models = np.asarray(index.models)
-    lines = np.flatnonzero((digests != 0) & ((done == 0) | (done == Outcome.ANSWERED)))
-    keys = (models[lines], lengths[lines], digests[lines])
-    order = np.lexsort((lines, done[lines] == 0, *keys))
-    lines = lines[order]
-    is_leader = np.ones(len(lines), dtype=np.bool_)
-    is_leader[1:] = np.logical_or.reduce([np.diff(key[order]) != 0 for key in keys])
-    leaders = lines[is_leader][np.cumsum(is_leader) - 1]
-    is_twin = ~is_leader & (done[lines] == 0)
-    twins: dict[int, list[int]] = {}
-    for leader, twin in zip(leaders[is_twin].tolist(), lines[is_twin].tolist(), strict=True):
-        twins.setdefault(leader, []).append(twin)
-    return twins
+    return plan_many

@@ -5,20 +5,24 @@ nothing or all of it can be read. Calls block and are meant for a worker thread,
 kilobytes, which costs less than the way to a thread.
 """
 
-import fcntl
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
-from backfill.errors import NotFound, StoreBusy, StoreUnavailable
-from backfill.store.faults import is_armed, reach
+from backfill.errors import NotFound
+from backfill.store import disk
+from backfill.store.append_file import AppendFile
+from backfill.store.disk import make_unavailable, telling
+from backfill.store.faults import reach
+from backfill.store.permissions import FILE_MODE, make_folder
 
-__all__ = ["AppendFile", "BlobReader", "BlobWriter", "FolderLock", "LocalBlobs"]
+__all__ = ["BlobMark", "BlobReader", "BlobWriter", "LocalBlobs", "seal_together"]
 
 _TEMPORARY_SUFFIX = ".partial"
 _WRITE_BACK_BYTES = 1 << 23
@@ -39,19 +43,21 @@ class BlobWriter:
         self._path = path
         # Two writers of one key must not meet in one temporary file.
         self._temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
-        self._file = self._temporary.open("wb", buffering=1 << 18)
+        reach("blob.create")
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._file = os.fdopen(os.open(self._temporary, flags, FILE_MODE), "wb", buffering=1 << 18)
         self.size_bytes = 0
         self._begun_bytes = 0
+        self._is_sealed = False
 
     def write(self, data: bytes) -> None:
         """Append bytes; raises StoreUnavailable if the disk takes no more."""
-        try:
+        with telling("write", self._path):
+            reach("blob.write")
             self._file.write(data)
             self.size_bytes += len(data)
             if self.size_bytes - self._begun_bytes >= _WRITE_BACK_BYTES:
                 self._begin_write_back()
-        except OSError as error:
-            raise _unavailable("write", self._path, error) from error
 
     def _begin_write_back(self) -> None:
         """Have the disk begin on what is written, without waiting, so that little is left to do for `seal`."""
@@ -62,22 +68,58 @@ class BlobWriter:
             os.posix_fadvise(self._file.fileno(), self._begun_bytes, length, os.POSIX_FADV_DONTNEED)
         self._begun_bytes = self.size_bytes
 
-    def seal(self) -> None:
-        """Make the blob durable and visible under its key, in one step."""
-        try:
-            self._file.flush()
-            reach("blob.written")
+    def seal(self, *, sync_folder: bool = True) -> None:
+        """Make the blob durable and visible under its key, in one step.
+
+        Without `sync_folder` it is durable once another blob in the same folder is sealed.
+        """
+        self.begin_sync()
+        self.sync()
+        self.rename()
+        self.sync_name(sync_folder=sync_folder)
+
+    def sync(self) -> None:
+        """Have the disk hold the bytes, under the temporary name; nothing more can be written."""
+        with telling("write", self._path):
             os.fsync(self._file.fileno())
             self._file.close()
             reach("blob.synced")
+
+    def begin_sync(self) -> None:
+        """Have the disk begin on what is left."""
+        with telling("write", self._path):
+            self._begin_write_back()
+            reach("blob.written")
+
+    def rename(self) -> None:
+        """Make the blob visible under its key."""
+        with telling("write", self._path):
             self._temporary.replace(self._path)
-            _sync_folder(self._path.parent)
-        except OSError as error:
-            raise _unavailable("write", self._path, error) from error
-        reach("blob.sealed")
+            # Until the folder is synced it is as good as not there, and `abort` removes it.
+            self._temporary = self._path
+
+    def sync_name(self, *, sync_folder: bool = True) -> None:
+        """Have the disk hold that it is."""
+        if sync_folder:
+            self.sync_folder()
+        with telling("write", self._path):
+            reach("blob.sealed")
+            self._is_sealed = True
+
+    def sync_folder(self) -> None:
+        """Have the disk hold all names in the folder of the blob."""
+        with telling("write", self._path):
+            disk.sync_folder(self._path.parent)
+
+    @property
+    def folder(self) -> Path:
+        """Where the blob lies."""
+        return self._path.parent
 
     def abort(self) -> None:
         """Drop what was written; safe after `seal`, and twice."""
+        if self._is_sealed:
+            return
         with suppress(OSError):
             self._file.close()
         with suppress(OSError):
@@ -92,6 +134,30 @@ class BlobWriter:
         self.abort()
 
 
+def seal_together(writers: Sequence[BlobWriter]) -> None:
+    """Make each blob durable and visible under its key; after StoreUnavailable some may be, and some not.
+
+    Step by step for all of them: the first sync of a step makes the disk hold nearly all that the others ask for.
+    """
+    for writer in writers:
+        writer.begin_sync()
+    disk.sync_each(BlobWriter.sync, writers)
+    for writer in writers:
+        writer.rename()
+    # One a folder: a file and the facts about it lie in the same.
+    disk.sync_each(BlobWriter.sync_folder, list({writer.folder: writer for writer in writers}.values()))
+    for writer in writers:
+        writer.sync_name(sync_folder=False)
+
+
+class BlobMark(NamedTuple):
+    """What a blob looks like from outside; another once its bytes have changed, for nobody can set a change time."""
+
+    size_bytes: int
+    inode: int
+    changed_at_ns: int
+
+
 class BlobReader:
     """Random reads of one blob or segment."""
 
@@ -102,16 +168,19 @@ class BlobReader:
         self._hits = 0
         self._reads = _READS_BETWEEN
         try:
+            reach("blob.read")
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             message = f"There is no blob {path.name}."
             raise NotFound(message) from None
         except OSError as error:
-            raise _unavailable("read", path, error) from error
+            raise make_unavailable("read", path, error) from error
 
     def read(self, offset: int, length: int) -> bytes:
         """Up to `length` bytes from `offset`; fewer only at the end. Raises StoreUnavailable if the disk fails."""
+        # Once a request: a context manager would cost more than the read.
         try:
+            reach("blob.read")
             data = os.pread(self._descriptor, length, offset)
             while data and len(data) < length:
                 more = os.pread(self._descriptor, length - len(data), offset + len(data))
@@ -119,7 +188,7 @@ class BlobReader:
                     break
                 data += more
         except OSError as error:
-            raise _unavailable("read", self._path, error) from error
+            raise make_unavailable("read", self._path, error) from error
         return data
 
     def read_on(self, offset: int, length: int) -> bytes:
@@ -142,10 +211,10 @@ class BlobReader:
 
     def sync(self) -> None:
         """Have the disk hold what can be read now, whoever wrote it; raises StoreUnavailable if it does not."""
-        try:
+        with telling("sync", self._path):
             os.fdatasync(self._descriptor)
-        except OSError as error:
-            raise _unavailable("sync", self._path, error) from error
+            # A segment that grows may have been synced by nobody yet: then its name is not on disk either.
+            disk.sync_folder(self._path.parent)
 
     @property
     def size_bytes(self) -> int:
@@ -167,47 +236,6 @@ class BlobReader:
         self.close()
 
 
-class AppendFile:
-    """A file that only grows. What `write` took survives the process, what `sync` took also the machine."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        try:
-            self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o600)
-            _sync_folder(path.parent)
-        except OSError as error:
-            raise _unavailable("create", path, error) from error
-        reach("segment.created")
-
-    def write(self, data: bytes) -> None:
-        """Append all of `data`; after StoreUnavailable the file's tail is unknown and must not be written again."""
-        if is_armed("segment.half_written"):
-            os.write(self._descriptor, data[: len(data) // 2])
-            reach("segment.half_written")
-            data = data[len(data) // 2 :]
-        try:
-            written = os.write(self._descriptor, data)
-            while written < len(data):
-                written += os.write(self._descriptor, data[written:])
-        except OSError as error:
-            raise _unavailable("write", self._path, error) from error
-        reach("segment.written")
-
-    def sync(self) -> None:
-        """Have the disk hold all that was written before the call."""
-        try:
-            os.fdatasync(self._descriptor)
-        except OSError as error:
-            raise _unavailable("sync", self._path, error) from error
-        reach("segment.synced")
-
-    def close(self) -> None:
-        """Give the descriptor back; safe to call twice."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-
 class LocalBlobs:
     """Blobs under one folder. A key is a relative path with `/`."""
 
@@ -215,24 +243,39 @@ class LocalBlobs:
         self._root = root
         _make_folder(root)
 
+    @property
+    def root(self) -> Path:
+        """The folder."""
+        return self._root
+
     def create(self, key: str) -> BlobWriter:
         """Begin a blob; one of the same key is replaced when it is sealed."""
         path = self._root / key
         _make_folder(path.parent)
-        try:
+        with telling("create", path):
             return BlobWriter(path)
-        except OSError as error:
-            raise _unavailable("create", path, error) from error
 
-    def write(self, key: str, data: bytes) -> None:
-        """Write a whole blob."""
+    def write(self, key: str, data: bytes, *, sync_folder: bool = True) -> None:
+        """Write a whole blob; `sync_folder` as for `BlobWriter.seal`."""
         with self.create(key) as writer:
             writer.write(data)
-            writer.seal()
+            writer.seal(sync_folder=sync_folder)
 
     def open(self, key: str) -> BlobReader:
         """Open for random reads; raises NotFound."""
         return BlobReader(self._root / key)
+
+    def look_at(self, key: str) -> BlobMark:
+        """What the blob looks like; raises NotFound. Costs a few microseconds."""
+        path = self._root / key
+        try:
+            found = path.stat()
+        except FileNotFoundError:
+            message = f"There is no blob {path.name}."
+            raise NotFound(message) from None
+        except OSError as error:
+            raise make_unavailable("read", path, error) from error
+        return BlobMark(found.st_size, found.st_ino, found.st_ctime_ns)
 
     def read(self, key: str) -> bytes:
         """The whole blob; raises NotFound."""
@@ -248,14 +291,20 @@ class LocalBlobs:
     def list_folders(self, prefix: str) -> list[str]:
         """The names of the folders right under the folder `prefix`, sorted."""
         folder = self._root / prefix
-        return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+        try:
+            return sorted(entry.name for entry in folder.iterdir() if entry.is_dir()) if folder.is_dir() else []
+        except OSError as error:
+            raise make_unavailable("list", folder, error) from error
 
     def list(self, prefix: str) -> list[str]:
         """Keys of whole blobs and segments right under the folder `prefix`, sorted."""
         folder = self._root / prefix
-        if not folder.is_dir():
+        try:
+            names = [entry.name for entry in folder.iterdir() if entry.is_file()]
+        except FileNotFoundError:
             return []
-        names = (entry.name for entry in folder.iterdir() if entry.is_file())
+        except OSError as error:
+            raise make_unavailable("list", folder, error) from error
         return sorted(f"{prefix}/{name}" for name in names if not name.endswith(_TEMPORARY_SUFFIX))
 
     def sweep(self) -> int:
@@ -266,21 +315,66 @@ class LocalBlobs:
         return len(leftovers)
 
     def delete(self, key: str) -> None:
-        """Remove a blob if it is there, and its folder if that was the last one in it."""
+        """Remove a blob if it is there, and its folder if that was the last one in it; raises StoreUnavailable."""
         path = self._root / key
-        path.unlink(missing_ok=True)
+        try:
+            reach("blob.remove")
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise make_unavailable("remove", path, error) from error
         with suppress(OSError):
             path.parent.rmdir()
+
+    def remove_all(self, keys: Iterable[str], prefix: str) -> None:
+        """Remove blobs of one folder, those of them that are there, so that no power cut brings them back."""
+        folder = self._root / prefix
+        if not folder.is_dir():
+            return
+        try:
+            for key in keys:
+                (self._root / key).unlink(missing_ok=True)
+            disk.sync_folder(folder)
+        except OSError as error:
+            raise make_unavailable("change", folder, error) from error
+
+    def exists(self, key: str) -> bool:
+        """Whether there is such a blob."""
+        return (self._root / key).is_file()
+
+    def rename(self, key: str, new_key: str) -> None:
+        """Give a blob another name in its folder; a power cut may take that back. Raises NotFound."""
+        try:
+            (self._root / key).replace(self._root / new_key)
+        except FileNotFoundError:
+            message = f"There is no blob {key}."
+            raise NotFound(message) from None
+        except OSError as error:
+            raise make_unavailable("rename", self._root / key, error) from error
+
+    def put_aside(self, prefix: str, place: str) -> str:
+        """Move a folder with all that is in it under the folder `place`; its name there begins with the time, in ms."""
+        folder = self._root / prefix
+        name = f"{time.time_ns() // 1_000_000}-{folder.parent.name}-{folder.name}"
+        _make_folder(self._root / place)
+        try:
+            folder.rename(self._root / place / name)
+            disk.sync_folder(self._root / place)
+            disk.sync_folder(folder.parent)
+        except OSError as error:
+            raise make_unavailable("move", folder, error) from error
+        return f"{place}/{name}"
 
     def delete_folder(self, prefix: str) -> None:
         """Remove all blobs under a folder, and the folder; raises StoreUnavailable if something stays."""
         folder = self._root / prefix
         try:
-            shutil.rmtree(folder)
-        except FileNotFoundError:
-            return
+            reach("blob.remove")
+            while folder.exists():
+                # Another may remove it at the same time, and then neither gets all of it.
+                with suppress(FileNotFoundError):
+                    shutil.rmtree(folder)
         except OSError as error:
-            raise _unavailable("remove", folder, error) from error
+            raise make_unavailable("remove", folder, error) from error
 
     def read_chunks(self, key: str, offset: int, length: int, chunk_bytes: int = 1 << 18) -> Iterator[bytes]:
         """The bytes from `offset` on, `length` of them, in pieces."""
@@ -294,43 +388,6 @@ class LocalBlobs:
                 offset += len(data)
 
 
-class FolderLock:
-    """At most one process at a time works in a data directory; the lock goes with the process, however it ends."""
-
-    def __init__(self, folder: Path) -> None:
-        _make_folder(folder)
-        path = folder / "lock"
-        try:
-            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _unavailable("open", path, error) from error
-        try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(self._descriptor)
-            message = f"Another Backfill process works in {folder}. Stop it, or choose another --data-dir."
-            raise StoreBusy(message) from None
-
-    def release(self) -> None:
-        """Let another process in."""
-        os.close(self._descriptor)
-
-
 def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unavailable("create", folder, error) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _unavailable(verb: str, path: Path, error: OSError) -> StoreUnavailable:
-    message = f"Cannot {verb} {path}: {error.strerror or error}."
-    return StoreUnavailable(message)
+    with telling("create", folder):
+        make_folder(folder)

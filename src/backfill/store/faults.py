@@ -1,13 +1,18 @@
-"""Named points at which a test can have the process die, as a power cut would have it.
+"""Named points at which a test can have the process die, as in a power cut, or fail, as on a full disk.
 
-`BACKFILL_FAULT=journal.written:3` kills the process by SIGKILL the third time that it reaches `journal.written`.
-Without the variable a point costs one comparison. The points are listed in docs/journal.md.
+`BACKFILL_FAULT=segment.written:3` kills the process by SIGKILL the third time that it reaches `segment.written`;
+`failing` has a point of this process fail for a while. Without either a point costs one comparison. The points are
+listed in docs/journal.md.
 """
 
+import errno
 import os
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["POINTS", "is_armed", "reach"]
+__all__ = ["FAILING_POINTS", "POINTS", "Failure", "failing", "is_armed", "reach"]
 
 POINTS = frozenset(
     {
@@ -22,28 +27,78 @@ POINTS = frozenset(
         "segment.synced",
     }
 )
+"""Instants between which something else is on disk: where it matters to die."""
+FAILING_POINTS = POINTS | {
+    "blob.create",
+    "blob.write",
+    "blob.read",
+    "blob.remove",
+    "metadata.begin",
+    "metadata.read",
+    "segment.create",
+    "segment.write",
+    "segment.sync",
+}
+"""These, and what the disk is asked for: where it matters to fail."""
 
 
-class _Fault:
+class _Death:
     def __init__(self, setting: str) -> None:
-        name, _, count = setting.partition(":")
-        self.name = name
-        self.left = int(count or 1)
+        self.point, _, count = setting.partition(":")
+        self._left = int(count or 1)
+
+    def strike(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Failure:
+    """A point that fails from the `first` time on that it is reached, `times` times."""
+
+    def __init__(self, point: str, first: int, times: int) -> None:
+        self.point = point
+        self.reached = 0
+        """How often the point was reached, whether or not it failed."""
+        self.failed = 0
+        """How often it failed."""
+        self._first = first
+        self._times = times
+        self._lock = threading.Lock()
+
+    def strike(self) -> None:
+        """Count, and fail if it is time; raises OSError."""
+        with self._lock:
+            self.reached += 1
+            fails = self._first <= self.reached < self._first + self._times
+            self.failed += fails
+        if fails:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 _setting = os.environ.get("BACKFILL_FAULT", "")
-_fault = _Fault(_setting) if _setting else None
+_fault: _Death | Failure | None = _Death(_setting) if _setting else None
+
+
+@contextmanager
+def failing(point: str, *, first: int = 1, times: int = 1) -> Iterator[Failure]:
+    """Have one of `FAILING_POINTS` fail in this process; it is healed after `times` failures, or at the end."""
+    global _fault  # noqa: PLW0603 - armed for the whole process, as the variable arms it
+    if point not in FAILING_POINTS:
+        raise ValueError(point)
+    armed, _fault = _fault, Failure(point, first, times)
+    try:
+        yield _fault
+    finally:
+        _fault = armed
 
 
 def reach(point: str) -> None:
-    """Die here if this is the point and the time that BACKFILL_FAULT names."""
-    if _fault is None or _fault.name != point:
-        return
-    _fault.left -= 1
-    if _fault.left == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
+    """Die here, or raise OSError, if this is the point and the time for it."""
+    if _fault is not None and _fault.point == point:
+        _fault.strike()
 
 
 def is_armed(point: str) -> bool:
-    """Whether the process will die at `point` some time."""
-    return _fault is not None and _fault.name == point
+    """Whether something will happen at `point` some time."""
+    return _fault is not None and _fault.point == point

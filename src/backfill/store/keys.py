@@ -2,18 +2,27 @@
 
 __all__ = [
     "FILES_PREFIX",
+    "JOURNALS_PREFIX",
+    "QUARANTINE_PREFIX",
     "content_key",
+    "facts_key",
     "file_prefix",
     "index_key",
     "journal_prefix",
     "part_key",
     "parts_prefix",
+    "pending_facts_key",
     "segment_key",
     "upload_plan_key",
 ]
 
 FILES_PREFIX = "files"
 """The folder in which each file has one of its own."""
+
+JOURNALS_PREFIX = "journals"
+"""The folder in which each batch's journal has one of its own."""
+QUARANTINE_PREFIX = "quarantine"
+"""The folder of what no row names, until its time is over."""
 
 
 def file_prefix(file_id: str) -> str:
@@ -29,6 +38,16 @@ def content_key(file_id: str) -> str:
 def index_key(file_id: str) -> str:
     """What intake learned of a file's lines."""
     return f"{file_prefix(file_id)}/index"
+
+
+def facts_key(file_id: str) -> str:
+    """What a file is, once its row says so too (`store.facts`)."""
+    return f"{file_prefix(file_id)}/facts"
+
+
+def pending_facts_key(file_id: str) -> str:
+    """The same before it has a row."""
+    return f"{facts_key(file_id)}.pending"
 
 
 def upload_plan_key(file_id: str) -> str:
@@ -48,7 +67,7 @@ def part_key(file_id: str, name: str) -> str:
 
 def journal_prefix(batch_id: str) -> str:
     """The folder of a batch's journal segments."""
-    return f"journals/{batch_id}"
+    return f"{JOURNALS_PREFIX}/{batch_id}"
 
 
 def segment_key(batch_id: str, epoch: int) -> str:

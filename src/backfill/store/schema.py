@@ -1,8 +1,8 @@
-"""The tables. A batch is one row and a file is one row, whatever the number of their lines."""
+"""The tables. A batch is one row and a file is one row, whatever the number of their lines; so is a key."""
 
-from sqlalchemy import JSON, BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import JSON, BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text, text
 
-__all__ = ["batches", "files", "metadata", "secrets"]
+__all__ = ["api_keys", "batches", "files", "metadata", "secrets"]
 
 metadata = MetaData()
 
@@ -56,11 +56,38 @@ batches = Table(
     Column("request_digest", String(64), nullable=False),
     Column("webhook_due_at_ms", BigInteger),
     Column("webhook_tries", Integer, nullable=False),
+    # Which key made it; what its models cost then; what was reserved for each; what each used, once it has ended.
+    Column("key_id", String(64)),
+    Column("prices", JSON, nullable=False, server_default="{}"),
+    Column("reserved", JSON, nullable=False, server_default="{}"),
+    Column("usage", JSON, nullable=False, server_default="[]"),
     Index("batches_by_owner", "owner", "created_at_ms"),
-    Index("batches_by_state", "state", "deadline_at_ms"),
+    # In the order in which turns are given, so that the next one is found without looking at the others.
+    Index("batches_by_turn", "state", "deadline_at_ms", "created_at_ms", "id"),
+    # The same among those of one owner, whose higher priorities go first.
+    Index("batches_by_owner_turn", "state", "owner", text("priority DESC"), "deadline_at_ms", "created_at_ms", "id"),
     # Rows without a key do not meet in it: NULL is unlike NULL.
     Index("batches_by_idempotency_key", "owner", "idempotency_key", unique=True),
     Index("batches_by_webhook", "webhook_due_at_ms"),
+    # What was used since some day is read from the rows of batches that ended since, and of no others.
+    Index("batches_by_end", "ended_at_ms", "id", "owner", "created_at_ms"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("owner", String(64), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("prefix", String(16), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("limits", JSON, nullable=False),
+    Column("created_at_ms", BigInteger, nullable=False),
+    Column("expires_at_ms", BigInteger),
+    Column("revoked_at_ms", BigInteger),
+    Column("last_used_at_ms", BigInteger),
+    Index("api_keys_by_digest", "digest", unique=True),
 )
 
 secrets = Table(

@@ -1,16 +1,35 @@
 """Whether a sealed file may become a batch: judged from the file's survey, never from its lines. Pure."""
 
-import re
+from collections.abc import Callable, Collection
+from typing import NamedTuple
+
+import msgspec
 
 from backfill.batch import ENDPOINTS, BatchProblem, Dialect
 from backfill.errors import InvalidInput
-from backfill.index import EndpointSurvey, Survey
+from backfill.index import EndpointSurvey, LineKind, Survey
+from backfill.wire import find_endpoint, find_request_problem, find_target_problem, quote
 
-__all__ = ["PROBLEMS_SHOWN", "check_endpoint", "judge", "parse_window"]
+__all__ = ["PROBLEMS_SHOWN", "Verdict", "check_endpoint", "judge"]
 
 PROBLEMS_SHOWN = 20
-_WINDOW = re.compile(r"([1-9]\d{0,3})([mhd])")
-_UNIT_S = {"m": 60, "h": 3600, "d": 86400}
+_NOTHING = EndpointSurvey()
+
+
+class Verdict(NamedTuple):
+    """What becomes of a batch of these lines."""
+
+    fails: bool
+    """Whether nothing is run: for a fault of the file, or since no request is left."""
+    of_file: EndpointSurvey
+    """What makes the file unusable as a whole."""
+    of_requests: EndpointSurvey
+    """What keeps single requests from being sent. If the batch runs, each is a line of its error file."""
+
+    @property
+    def reasons(self) -> EndpointSurvey:
+        """All that is wrong, in line order: whoever mends the file wants to know both kinds."""
+        return _merge(self.of_file, self.of_requests)
 
 
 def judge(
@@ -19,36 +38,68 @@ def judge(
     model_id: str | None,
     dialect: Dialect = Dialect.TOGETHER,
     problems_shown: int = PROBLEMS_SHOWN,
-) -> tuple[tuple[BatchProblem, ...], int]:
-    """The first reasons why these lines cannot go to `endpoint`, in line order, and how many there are in all."""
-    surveys = [survey.endpoints.get(endpoint, EndpointSurvey())]
+) -> Verdict:
+    """What keeps these lines from `endpoint`, `problems_shown` of each kind."""
+    of_file = EndpointSurvey(survey.problems, survey.problem_count)
     if dialect is Dialect.OPENAI:
-        surveys.append(survey.targets.get(endpoint, EndpointSurvey()))
-    problems = [*survey.problems, *(problem for each in surveys for problem in each.problems)]
-    count = survey.problem_count + sum(each.problem_count for each in surveys)
-    if model_id is None and survey.lines_without_model:
-        message = (
-            f"body.model is missing (in {survey.lines_without_model} of {survey.lines} requests), "
-            "and the batch was created without a model_id to fall back on."
-        )
-        problems.append(BatchProblem("missing_model", message, line=survey.first_without_model, param="body.model"))
-        count += 1
-    problems.sort(key=lambda problem: problem.line or 0)
-    return tuple(problems[:problems_shown]), count
+        of_file = _merge(of_file, _judge_targets(survey, endpoint))
+    of_requests = _judge_requests(survey, endpoint, model_id)
+    fails = of_file.problem_count > 0 or of_requests.problem_count >= survey.lines
+    return Verdict(fails, _cut(of_file, problems_shown), _cut(of_requests, problems_shown))
 
 
-def check_endpoint(endpoint: str) -> str:
-    """The endpoint, if batches can be made for it; raises InvalidInput."""
-    if endpoint not in ENDPOINTS:
-        message = f"endpoint must be one of {', '.join(ENDPOINTS)}; got {endpoint!r}."
+def check_endpoint(path: str, listed: Collection[str] = ()) -> str:
+    """The endpoint that is meant, if batches can be made for it; raises InvalidInput.
+
+    `listed` are those that the settings name for an engine, whether or not they are known.
+    """
+    endpoint = find_endpoint(path, listed)
+    if endpoint is None:
+        known = ", ".join(sorted({*ENDPOINTS, *listed}))
+        message = f"endpoint must be one of {known}; got {quote(path)}."
         raise InvalidInput(message, param="endpoint", code="invalid_endpoint")
     return endpoint
 
 
-def parse_window(window: str) -> int:
-    """A completion window such as "24h", "30m" or "2d" in milliseconds; raises InvalidInput."""
-    match = _WINDOW.fullmatch(window)
-    if match is None:
-        message = f'completion_window must be a number and m, h or d, such as "24h"; got {window!r}.'
-        raise InvalidInput(message, param="completion_window")
-    return int(match[1]) * _UNIT_S[match[2]] * 1000
+def _judge_targets(survey: Survey, endpoint: str) -> EndpointSurvey:
+    """Which lines say themselves that they are for another endpoint."""
+    if not survey.kinds:
+        return survey.targets.get(endpoint, _NOTHING)
+    return _judge_kinds(survey.kinds, lambda kind: find_target_problem((kind.method, kind.url), endpoint))
+
+
+def _judge_requests(survey: Survey, endpoint: str, model_id: str | None) -> EndpointSurvey:
+    """Which requests are not sent to the endpoint."""
+    if not survey.kinds:
+        of_requests = survey.endpoints.get(endpoint, _NOTHING)
+        return of_requests if model_id else _merge(of_requests, survey.without_model.get(endpoint, _NOTHING))
+    found = _judge_kinds(
+        survey.kinds,
+        lambda kind: find_request_problem(kind.shape, endpoint, has_model=kind.has_model or model_id is not None),
+    )
+    own = {problem.line: problem for problem in survey.own_problems}
+    return EndpointSurvey(tuple(own.get(each.line, each) for each in found.problems), found.problem_count)
+
+
+def _judge_kinds(
+    kinds: Collection[LineKind], find_problem: Callable[[LineKind], BatchProblem | None]
+) -> EndpointSurvey:
+    """What is found of each kind holds for its lines, however many they are."""
+    count = 0
+    problems: list[BatchProblem] = []
+    for kind in kinds:
+        problem = find_problem(kind)
+        if problem is not None:
+            count += kind.count
+            problems += [msgspec.structs.replace(problem, line=line) for line in kind.first]
+    problems.sort(key=lambda problem: problem.line or 0)
+    return EndpointSurvey(tuple(problems), count)
+
+
+def _merge(one: EndpointSurvey, other: EndpointSurvey) -> EndpointSurvey:
+    problems = sorted(one.problems + other.problems, key=lambda problem: problem.line or 0)
+    return EndpointSurvey(tuple(problems), one.problem_count + other.problem_count)
+
+
+def _cut(survey: EndpointSurvey, problems_shown: int) -> EndpointSurvey:
+    return EndpointSurvey(survey.problems[:problems_shown], survey.problem_count)

@@ -1,55 +1,38 @@
 """Who may work on what: batches are created, admitted, leased, cancelled, expired and closed here, and nowhere else."""
 
+import asyncio
 import time
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+import structlog
 
-from backfill.batch import Batch, BatchProblem, Counts, Dialect, Event, File, FileStatus, State, advance
+from backfill.batch import Batch, BatchProblem, Counts, Event, File, State, UsageRow, advance
 from backfill.config import LimitsConfig
-from backfill.errors import Conflict, InvalidInput, NotFound, TurnLost
+from backfill.errors import Conflict, StoreUnavailable, TurnLost
 from backfill.index import Survey
 from backfill.store import Metadata
-from backfill.turns.admission import check_endpoint, judge, parse_window
+from backfill.turns.admission import PROBLEMS_SHOWN, check_endpoint, judge
 from backfill.turns.bell import Bell
+from backfill.turns.choice import Choice
+from backfill.turns.creation import AddBatch, Appraise, Attempt, BatchRequest, Creation
+from backfill.turns.setbacks import Setbacks
 
-__all__ = ["Attempt", "BatchRequest", "Turn", "Turns", "now_ms"]
+__all__ = ["Turn", "Turns", "now_ms"]
 
 LEASE_MS = 30_000
 _TRIES_TO_MOVE = 10
+_CANCELLED = frozenset({State.CANCELLING, State.CANCELLED})
+# A look takes so many of what has come in or is due; the next look goes on.
+_BATCHES_AT_ONCE = 256
+_log = structlog.get_logger(__name__)
 
 
 def now_ms() -> int:
     """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-class Attempt(NamedTuple):
-    """How a request that makes a batch is known again when it is sent a second time."""
-
-    digest: str = ""
-    """Stands for all that was asked for."""
-    key: str | None = None
-    """The client's own name for the request."""
-    repeats_since_ms: int | None = None
-    """Without a key: the client says that it sent the same before, and not before this time."""
-
-
-class BatchRequest(NamedTuple):
-    """What a client asks for when it creates a batch."""
-
-    owner: str
-    endpoint: str
-    input_file_id: str
-    completion_window: str | None = None
-    model_id: str | None = None
-    priority: int = 0
-    metadata: dict[str, str] | None = None
-    dialect: Dialect = Dialect.TOGETHER
-    output_expires_after_s: int | None = None
-    attempt: Attempt = Attempt()
 
 
 class Turn(NamedTuple):
@@ -62,20 +45,35 @@ class Turn(NamedTuple):
 class Turns:
     """The life of batches, on top of their rows."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is not said has a default
         self,
         metadata: Metadata,
         limits: LimitsConfig,
         clock_ms: Callable[[], int] = now_ms,
         *,
         announces_ends: bool = False,
+        lease_ms: int = LEASE_MS,
+        appraisals: Sequence[Appraise] = (),
+        add_batch: AddBatch | None = None,
+        endpoints: Collection[str] = (),
     ) -> None:
+        """`appraisals` look at each new batch before its row is written, which `add_batch` does.
+
+        `endpoints` are those that there may be batches for beside the known ones.
+        """
         self._metadata = metadata
-        self._limits = limits
         self._clock_ms = clock_ms
         self._announces_ends = announces_ends
+        self._lease_ms = lease_ms
+        self.setbacks = Setbacks()
+        """What failed of late, for whoever works on batches in this process."""
         self._holder = str(uuid.uuid4())
         self._bells: list[Bell] = []
+        self._watchers: list[Callable[[str], None]] = []
+        self._last_owner = ""
+        self._deadlines_first = True
+        self._creation = Creation(metadata, limits, clock_ms, self._ring, appraisals, add_batch)
+        self._endpoints = endpoints
 
     def subscribe(self) -> Bell:
         """A bell that rings whenever this process has changed a batch."""
@@ -83,115 +81,56 @@ class Turns:
         self._bells.append(bell)
         return bell
 
+    def watch_ends(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` with the id of each batch that this process has ended."""
+        self._watchers.append(tell)
+
     async def create(self, request: BatchRequest) -> Batch:
-        """Write a new batch's row, VALIDATING; takes as long for 50,000 lines as for 50.
+        """See `Creation.create`; raises InvalidInput too if there can be no batches for the endpoint."""
+        endpoint = check_endpoint(request.endpoint, self._endpoints)
+        return await self._creation.create(request._replace(endpoint=endpoint))
 
-        Gives the batch that an earlier attempt of the same request made, if there is one.
-
-        Raises:
-            InvalidInput: the endpoint or the window is none, the file has no bytes yet or is no input file, or the
-                idempotency key was used for another request.
-            NotFound: there is no such file, or it belongs to another owner.
-
-        """
-        check_endpoint(request.endpoint)
-        window = request.completion_window or f"{self._limits.window_h:g}h"
-        window_ms = parse_window(window) if request.completion_window else int(self._limits.window_h * 3_600_000)
-        file = await self._find_input(request)
-        survey = msgspec.json.decode(file.survey, type=Survey)
-        # Shown to clients; a line without a model must not fall back on a model that nobody chose for it.
-        only_model = survey.models[0] if len(survey.models) == 1 and not survey.lines_without_model else None
-        now = self._clock_ms()
-        batch = Batch(
-            id=str(uuid.uuid4()),
-            owner=request.owner,
-            endpoint=request.endpoint,
-            input_file_id=file.id,
-            input_size_bytes=file.size_bytes,
-            state=State.VALIDATING,
-            created_at_ms=now,
-            deadline_at_ms=now + window_ms,
-            dialect=request.dialect,
-            completion_window=window,
-            model_id=request.model_id or only_model,
-            priority=request.priority,
-            metadata=request.metadata,
-            output_expires_after_s=request.output_expires_after_s,
-            counts=Counts(total=file.line_count),
-            idempotency_key=request.attempt.key,
-            request_digest=request.attempt.digest,
-        )
-        return await self._add(batch, request.attempt)
-
-    async def retry(self, ended: Batch, file: File, attempt: Attempt) -> Batch:
-        """As `create`: a batch like one that has ended, of a file that holds those of its lines that failed."""
-        now = self._clock_ms()
-        batch = Batch(
-            id=str(uuid.uuid4()),
-            owner=ended.owner,
-            endpoint=ended.endpoint,
-            input_file_id=file.id,
-            input_size_bytes=file.size_bytes,
-            state=State.VALIDATING,
-            created_at_ms=now,
-            deadline_at_ms=now + ended.deadline_at_ms - ended.created_at_ms,
-            dialect=ended.dialect,
-            completion_window=ended.completion_window,
-            model_id=ended.model_id,
-            priority=ended.priority,
-            metadata={**(ended.metadata or {}), "retry_of": ended.id},
-            output_expires_after_s=ended.output_expires_after_s,
-            counts=Counts(total=file.line_count),
-            idempotency_key=attempt.key,
-            request_digest=attempt.digest,
-        )
-        return await self._add(batch, attempt)
+    async def retry(self, ended: Batch, file: File, attempt: Attempt, key_id: str | None = None) -> Batch:
+        """See `Creation.retry`."""
+        return await self._creation.retry(ended, file, attempt, key_id)
 
     async def find_repeated(self, owner: str, attempt: Attempt) -> Batch | None:
-        """The batch that an earlier attempt of the same request made; raises InvalidInput if it was another request."""
-        found = await self._metadata.find_repeated(
-            owner, attempt.key, attempt.digest, repeats_since_ms=attempt.repeats_since_ms
-        )
-        return None if found is None else _check_twin(found, attempt)
+        """See `Creation.find_repeated`."""
+        return await self._creation.find_repeated(owner, attempt)
 
     async def cancel(self, batch_id: str, owner: str) -> Batch:
         """Stop sending lines of a batch; what finished is kept. Cancelling twice is one cancel.
 
         Raises:
             NotFound: there is no such batch, or it belongs to another owner.
-            Conflict: the batch has ended, or is about to.
+            Conflict: the batch has ended in another way, or is about to.
 
         """
         batch = await self._metadata.get_batch(batch_id, owner)
-        if batch.state is State.CANCELLING:
+        if batch.state in _CANCELLED:
             return batch
-        moved = await self._move(batch, Event.CANCEL, closing_at_ms=self._clock_ms())
+        try:
+            moved = await self._move(batch, Event.CANCEL, closing_at_ms=self._clock_ms())
+        except Conflict:
+            # Another cancel may have come first, by a moment.
+            batch = await self._metadata.get_batch(batch_id, owner)
+            if batch.state in _CANCELLED:
+                return batch
+            raise
         self._ring()
         return moved
 
     async def admit_waiting(self) -> None:
-        """Judge every batch that is VALIDATING: it goes on, or fails with the reasons."""
-        for batch in await self._metadata.find_batches([State.VALIDATING]):
-            try:
-                file = await self._metadata.get_file(batch.input_file_id)
-            except NotFound:
-                gone = BatchProblem("file_not_found", f"The input file {batch.input_file_id} is gone.")
-                values = {"problems": (gone,), "problem_count": 1} | self._end()
-                await self._try_move(batch, Event.REJECT, **values)
-                continue
-            survey = msgspec.json.decode(file.survey, type=Survey)
-            problems, count = judge(survey, batch.endpoint, batch.model_id, batch.dialect)
-            if count:
-                reasons = {"problems": problems, "problem_count": count} | self._end()
-                await self._try_move(batch, Event.REJECT, **reasons)
-            else:
-                await self._try_move(batch, Event.ADMIT, started_at_ms=self._clock_ms())
+        """Judge the most urgent batches that are VALIDATING: each goes on, or fails with the reasons."""
+        waiting = await self._metadata.find_waiting(_BATCHES_AT_ONCE)
+        await asyncio.gather(*(self._admit(batch, survey) for batch, survey in waiting))
 
     async def expire_due(self) -> None:
         """End every batch whose deadline has come."""
         now = self._clock_ms()
-        for batch in await self._metadata.find_batches([State.VALIDATING, State.IN_PROGRESS], due_at_ms=now):
-            await self._try_move(batch, Event.EXPIRE, closing_at_ms=now)
+        states = (State.VALIDATING, State.IN_PROGRESS)
+        due = await self._metadata.find_batches(states, due_at_ms=now, limit=_BATCHES_AT_ONCE)
+        await asyncio.gather(*(self._try_move(batch, Event.EXPIRE, closing_at_ms=now) for batch in due))
 
     async def reclaim(self) -> None:
         """Free every turn at once instead of waiting for leases to run out.
@@ -200,35 +139,44 @@ class Turns:
         """
         await self._metadata.free_all_turns()
 
-    async def take(self, room: int, besides: Collection[str] = ()) -> list[Turn]:
-        """Lease up to `room` batches that wait for a turn, earliest deadline first.
+    async def take(self, room: int, open_turns: Collection[Turn] = (), *, lines_per_s: float = 0.0) -> list[Turn]:
+        """Lease up to `room` batches that wait for a turn: `Choice` says which.
 
-        `besides`: batches on which this holder still works, whatever became of its leases. Two of its turns on one
+        `open_turns`: those on which this holder still works, whatever became of its leases. Two of its turns on one
         batch would write two segments side by side, and a journal has its order from there being one at a time.
+        `lines_per_s`: how fast the engines are, as far as is known.
         """
+        if room <= 0:
+            return []
         now = self._clock_ms()
-        taken: list[Turn] = []
-        for batch in await self._metadata.find_batches([State.IN_PROGRESS], free_at_ms=now):
-            if len(taken) >= room:
-                break
-            if batch.id in besides:
-                continue
-            epoch = batch.epoch + 1
-            lease = {"holder": self._holder, "lease_until_ms": now + LEASE_MS, "epoch": epoch}
-            if await self._metadata.change_batch(batch.id, state=batch.state, epoch=batch.epoch, values=lease):
-                taken.append(Turn(msgspec.structs.replace(batch, epoch=epoch), epoch))
+        choice = Choice([turn.batch for turn in open_turns], room, now, lines_per_s)
+        due_first, in_round = await self._metadata.find_next(
+            State.IN_PROGRESS, free_at_ms=now, after=self._last_owner, owners=choice.owners_to_see, most=room
+        )
+        free = choice.choose(due_first, in_round, deadlines_first=self._deadlines_first)
+        self._last_owner = choice.last_owner or self._last_owner
+        self._deadlines_first = not self._deadlines_first
+        until_ms = now + self._lease_ms
+        leased = await asyncio.gather(*(self._lease(batch, until_ms) for batch in free), return_exceptions=True)
+        taken = [turn for turn in leased if isinstance(turn, Turn)]
+        for failure in leased:
+            # With those that are taken nobody else would begin.
+            if isinstance(failure, BaseException) and not (taken and isinstance(failure, StoreUnavailable)):
+                raise failure
         return taken
 
-    async def renew(self) -> None:
-        """Push the end of all leases of this holder."""
-        await self._metadata.renew_turns(self._holder, self._clock_ms() + LEASE_MS)
+    async def renew(self, turns: Collection[Turn]) -> None:
+        """Push the end of these leases. A lease on which nobody works must run out, or its batch waits for ever."""
+        if turns:
+            batch_ids = [turn.batch.id for turn in turns]
+            await self._metadata.renew_turns(self._holder, batch_ids, self._clock_ms() + self._lease_ms)
 
     async def still_running(self, turns: Collection[Turn]) -> set[str]:
         """The ids of those batches that are IN_PROGRESS and still leased by these turns; the others must stop."""
         if not turns:
             return set()
-        rows = {batch.id: batch.epoch for batch in await self._metadata.find_batches([State.IN_PROGRESS])}
-        return {turn.batch.id for turn in turns if rows.get(turn.batch.id) == turn.epoch}
+        epochs = await self._metadata.find_epochs(State.IN_PROGRESS, [turn.batch.id for turn in turns])
+        return {turn.batch.id for turn in turns if epochs.get(turn.batch.id) == turn.epoch}
 
     async def give_back(self, turn: Turn, *, drained: bool) -> None:
         """End a turn. `drained`: every line has its record on disk, so the answers can be gathered.
@@ -250,21 +198,48 @@ class Turns:
             raise TurnLost(message)
         self._ring()
 
-    async def find_closable(self) -> list[Batch]:
-        """Batches of which no line is sent any more and nobody holds a turn."""
+    async def find_closable(self, besides: Collection[str] = ()) -> list[Batch]:
+        """The most urgent batches of which no line is sent any more and nobody holds a turn, without `besides`."""
         closing = [state for state in State if state.is_closing]
-        return await self._metadata.find_batches(closing, free_at_ms=self._clock_ms())
+        free_at_ms = self._clock_ms()
+        return await self._metadata.find_batches(
+            closing, free_at_ms=free_at_ms, besides=besides, limit=_BATCHES_AT_ONCE
+        )
 
-    async def close(self, batch: Batch, counts: Counts, output: File | None, error: File | None) -> bool:
-        """Make final status, counts and file ids visible in one write; False if somebody else has closed the batch."""
+    async def close(
+        self, batch: Batch, counts: Counts, output: File | None, error: File | None, usage: tuple[UsageRow, ...] = ()
+    ) -> bool:
+        """Make final status, counts, file ids and usage visible in one write.
+
+        False if somebody else has closed the batch.
+        """
+        state = advance(batch.state, Event.CLOSE)
         values = {
-            "state": advance(batch.state, Event.CLOSE),
+            "state": state,
             "counts": counts,
             "output_file_id": output.id if output else None,
             "error_file_id": error.id if error else None,
+            "usage": usage,
         } | self._end()
         files = [file for file in (output, error) if file is not None]
         if not await self._metadata.change_batch(batch.id, state=batch.state, values=values, new_files=files):
+            return False
+        self._note_end(batch, state, counts)
+        return True
+
+    async def fail(self, batch: Batch, problem: BatchProblem, *, epoch: int | None = None) -> bool:
+        """Send nothing more of a batch that can never be completed; what finished is gathered. In one write.
+
+        With `epoch`: only for the holder of that turn. False if somebody else has moved the batch first.
+        """
+        values = {
+            "state": advance(batch.state, Event.FAIL),
+            "problems": (problem,),
+            "problem_count": 1,
+            "closing_at_ms": self._clock_ms(),
+            "holder": None,
+        }
+        if not await self._metadata.change_batch(batch.id, state=batch.state, epoch=epoch, values=values):
             return False
         self._ring()
         return True
@@ -279,27 +254,53 @@ class Turns:
         values = {"webhook_due_at_ms": due_at_ms, "webhook_tries": batch.webhook_tries + 1}
         await self._metadata.change_batch(batch.id, values=values)
 
+    async def _reject(self, batch: Batch, problems: tuple[BatchProblem, ...], count: int) -> None:
+        values = {"state": advance(batch.state, Event.REJECT), "problems": problems, "problem_count": count}
+        if await self._metadata.change_batch(batch.id, state=batch.state, values=values | self._end()):
+            rejected = msgspec.structs.replace(batch, problems=problems, problem_count=count)
+            self._note_end(rejected, State.FAILED, batch.counts)
+
+    def _note_end(self, batch: Batch, state: State, counts: Counts) -> None:
+        self.setbacks.forget(batch.id)
+        facts: dict[str, Any] = {"total": counts.total, "answered": counts.answered, "failed": counts.failed}
+        if batch.problems:
+            # Codes alone: the messages may hold words of the file.
+            facts |= {"problems": batch.problem_count, "codes": sorted({problem.code for problem in batch.problems})}
+        _log.info("batch ended", batch=batch.id, status=state.value, **facts)
+        for tell in self._watchers:
+            tell(batch.id)
+        self._ring()
+
     def _end(self) -> dict[str, Any]:
         """What is written with every final status, in the same write: no crash comes between it and its webhook."""
         now = self._clock_ms()
         return {"ended_at_ms": now, "webhook_due_at_ms": now if self._announces_ends else None}
 
-    async def _find_input(self, request: BatchRequest) -> File:
-        file = await self._metadata.get_file(request.input_file_id, request.owner)
-        if file.status is not FileStatus.SEALED:
-            message = f"The file {file.id} has not been uploaded yet: its id was reserved, but no bytes came."
-            raise InvalidInput(message, param="input_file_id", code="file_not_uploaded")
-        if not file.survey:
-            message = f"The file {file.id} is an output of Backfill; download it and upload the input you want to run."
-            raise InvalidInput(message, param="input_file_id", code="invalid_file_purpose")
-        return file
+    async def _admit(self, batch: Batch, survey: bytes | None) -> None:
+        if survey is None:
+            gone = BatchProblem("file_not_found", f"The input file {batch.input_file_id} is gone.")
+            await self._reject(batch, (gone,), 1)
+            return
+        try:
+            decoded = msgspec.json.decode(survey, type=Survey)
+        except msgspec.DecodeError:
+            # It must not keep those behind it from being judged.
+            told = f"What is known of the input file {batch.input_file_id} cannot be read any more."
+            await self._reject(batch, (BatchProblem("input_lost", told),), 1)
+            return
+        verdict = judge(decoded, batch.endpoint, batch.model_id, batch.dialect)
+        if verdict.fails:
+            reasons = verdict.reasons
+            await self._reject(batch, reasons.problems[:PROBLEMS_SHOWN], reasons.problem_count)
+        else:
+            await self._try_move(batch, Event.ADMIT, started_at_ms=self._clock_ms())
 
-    async def _add(self, batch: Batch, attempt: Attempt) -> Batch:
-        added = await self._metadata.add_batch(batch, repeats_since_ms=attempt.repeats_since_ms)
-        if added.id == batch.id:
-            self._ring()
-            return batch
-        return _check_twin(added, attempt)
+    async def _lease(self, batch: Batch, until_ms: int) -> Turn | None:
+        """A turn on the batch; None if somebody else was first."""
+        lease = {"holder": self._holder, "lease_until_ms": until_ms, "epoch": (epoch := batch.epoch + 1)}
+        if not await self._metadata.change_batch(batch.id, state=batch.state, epoch=batch.epoch, values=lease):
+            return None
+        return Turn(msgspec.structs.replace(batch, epoch=epoch), epoch)
 
     async def _move(self, batch: Batch, event: Event, **values: Any) -> Batch:
         for _ in range(_TRIES_TO_MOVE):
@@ -319,11 +320,3 @@ class Turns:
     def _ring(self) -> None:
         for bell in self._bells:
             bell.ring()
-
-
-def _check_twin(batch: Batch, attempt: Attempt) -> Batch:
-    """The batch, if it was made of the same request; an idempotency key alone does not say so."""
-    if batch.request_digest != attempt.digest:
-        message = f"This idempotency key made batch {batch.id} of another request; use a new key for this one."
-        raise InvalidInput(message, param="Idempotency-Key", code="idempotency_key_reuse")
-    return batch

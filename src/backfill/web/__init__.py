@@ -1,5 +1,5 @@
 """The doors: the HTTP API. The web asks the other rooms and answers; it runs no work."""
 
-from backfill.web.api import Services, create_app
+import lazy_loader
 
-__all__ = ["Services", "create_app"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,5 +1,5 @@
 """The shapes that the outside sees: dialects, lines, errors. Pure: parse and render, no I/O."""
 
-from backfill.wire.lines import ParsedLine, find_shape_problem, find_target_problem, parse_line
+import lazy_loader
 
-__all__ = ["ParsedLine", "find_shape_problem", "find_target_problem", "parse_line"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

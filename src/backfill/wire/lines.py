@@ -1,4 +1,4 @@
-"""One line of an input file: parse it, and say exactly what is wrong if it will not do.
+"""One line of an input file: parse it, or find out what is wrong with it.
 
     {"custom_id": "request-1", "body": {"model": "...", "messages": [...], "max_tokens": 200}}
 
@@ -11,27 +11,41 @@ from typing import Any
 import msgspec
 import xxhash
 
-from backfill.batch import ENDPOINTS, BatchProblem
+from backfill.batch import BatchProblem
 from backfill.index import DEFAULT_ANSWER_TOKENS, PREFIX_LEVELS, PREFIX_MARKS, LineFacts
+from backfill.wire.bad_line import FaultyRequest, explain_line
+from backfill.wire.line_shape import (
+    HAS_FILE,
+    HAS_INPUT,
+    HAS_MEDIA,
+    HAS_MESSAGES,
+    HAS_PROMPT,
+    HAS_QUERY,
+    HAS_TEXTS,
+    Fault,
+    shape_of_fault,
+)
+from backfill.wire.media_references import may_have_media, may_have_media_elsewhere
+from backfill.wire.media_tokens import BYTES_PER_TOKEN, weigh_media
+from backfill.wire.reuse import digest_request
 
-__all__ = ["ParsedLine", "find_shape_problem", "find_target_problem", "parse_line"]
+__all__ = ["ParsedLine", "parse_line"]
 
-# A rough but steady rule for text of mixed languages; the engine counts exactly.
-_BYTES_PER_TOKEN = 4
 _EMPTY = frozenset({b"", b"null", b"[]", b'""'})
 _LONGEST_EMPTY = max(map(len, _EMPTY))
 _MOST_U32 = 2**32 - 1
+_MOST_TOKENS = 2**30  # of a prompt; with the answer's it fits the index
 _MOST_ANSWER_TOKENS = 2**31  # no model gives as many, and the index holds it
-_NEEDED_MEMBER = dict(zip(ENDPOINTS, ("messages", "prompt", "input", "input"), strict=True))
 
 
 class ParsedLine(LineFacts):
-    """What intake keeps of one line. `members` are those of messages, prompt and input that are there and not empty."""
+    """What intake keeps of one line."""
 
     custom_id: str
-    members: frozenset[str]
     target: tuple[str | None, str | None]
     """The line's own `method` and `url`, which one dialect demands and the other lets pass."""
+    problem: BatchProblem | None = None
+    """Why the request cannot be sent, where that is more than its shape tells. Its body is then the whole line."""
 
 
 _BODY_NAME = b'"body":'
@@ -56,6 +70,12 @@ class _Body(msgspec.Struct, gc=False):
     messages: msgspec.Raw = _ABSENT
     prompt: msgspec.Raw = _ABSENT
     input: msgspec.Raw = _ABSENT
+    file: msgspec.Raw = _ABSENT
+    file_url: msgspec.Raw = _ABSENT
+    query: msgspec.Raw = _ABSENT
+    documents: msgspec.Raw = _ABSENT
+    text_1: msgspec.Raw = _ABSENT
+    text_2: msgspec.Raw = _ABSENT
     tools: msgspec.Raw = _ABSENT
     max_tokens: Any = None
     max_completion_tokens: Any = None
@@ -68,16 +88,7 @@ class _Body(msgspec.Struct, gc=False):
 _decode_line = msgspec.json.Decoder(_Line).decode
 _decode_body = msgspec.json.Decoder(_Body).decode
 _hash = xxhash.xxh3_64_intdigest
-_MEMBERS = {
-    (chat, prompt, embed): frozenset(
-        name for name, there in (("messages", chat), ("prompt", prompt), ("input", embed)) if there
-    )
-    for chat in (False, True)
-    for prompt in (False, True)
-    for embed in (False, True)
-}
-
-_ONLY_MESSAGES = _MEMBERS[True, False, False]
+_STREAMS = shape_of_fault(Fault.STREAM)
 
 
 def parse_line(line: bytes, custom_id_length: int) -> ParsedLine | BatchProblem:
@@ -87,53 +98,51 @@ def parse_line(line: bytes, custom_id_length: int) -> ParsedLine | BatchProblem:
             line.decode()  # msgspec does not look into the strings it skips
         envelope, body, raw, start = _split(line)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return _explain(line)
+        return _take_apart(line, custom_id_length)
     custom_id = envelope.custom_id
     if not 0 < len(custom_id) <= custom_id_length:
-        message = f"custom_id must have 1 to {custom_id_length} characters; this one has {len(custom_id)}."
-        return BatchProblem("invalid_custom_id", message, param="custom_id")
-    if body.stream:
-        message = "body.stream must be false or absent: a batch answers each request with one whole body."
-        return BatchProblem("invalid_request", message, param="body.stream")
+        return _refuse_length(custom_id, custom_id_length)
     answer_tokens = body.max_completion_tokens or body.max_tokens or body.max_output_tokens
     if type(answer_tokens) is not int or answer_tokens < 0:
         answer_tokens = DEFAULT_ANSWER_TOKENS
     elif answer_tokens > _MOST_ANSWER_TOKENS:
         answer_tokens = _MOST_ANSWER_TOKENS
     length = len(raw)
-    members, opening = _look_at_prompt(body)
+    tokens = length // BYTES_PER_TOKEN
+    shape, opening = _look_at_prompt(body)
+    if shape & HAS_MEDIA:
+        shape, tokens = _look_at_media(raw, shape)
     method, url = envelope.method, envelope.url
+    temperature, seed = body.temperature, body.seed
     return ParsedLine(
         start,
         length,
         body.model or None,
-        length // _BYTES_PER_TOKEN + answer_tokens,
+        tokens + answer_tokens,
         answer_tokens,
         opening,
-        _digest(body, raw),
+        0 if temperature is seed is None else digest_request(raw, temperature, seed),
+        _STREAMS if body.stream else shape,
         custom_id,
-        members,
         _NO_TARGET if method is url is None else (_as_text(method), _as_text(url)),
     )
 
 
-def find_target_problem(target: tuple[str | None, str | None], endpoint: str) -> BatchProblem | None:
-    """Why a line of OpenAI's dialect with this `method` and `url` cannot go to `endpoint`; None if it can."""
-    method, url = target
-    if method != "POST":
-        return BatchProblem("invalid_method", f'method must be "POST"; got {method!r}.', param="method")
-    if url != endpoint:
-        return BatchProblem("url_mismatch", f"url must be the batch's endpoint {endpoint}; got {url!r}.", param="url")
-    return None
+def _take_apart(line: bytes, custom_id_length: int) -> ParsedLine | BatchProblem:
+    """What can be kept of a line that did not parse."""
+    found = explain_line(line)
+    if not isinstance(found, FaultyRequest):
+        return found
+    if not 0 < len(found.custom_id) <= custom_id_length:
+        return _refuse_length(found.custom_id, custom_id_length)
+    target = _as_text(found.method), _as_text(found.url)
+    facts = (0, len(line), found.model, 0, 0, (0,) * PREFIX_LEVELS, 0, found.shape)
+    return ParsedLine(*facts, found.custom_id, target, found.problem)
 
 
-def find_shape_problem(members: frozenset[str], endpoint: str) -> BatchProblem | None:
-    """Why a line with these members cannot go to `endpoint`; None if it can."""
-    needed = _NEEDED_MEMBER[endpoint]
-    if needed in members:
-        return None
-    shape = "a non-empty array" if needed == "messages" else "a non-empty string or array"
-    return BatchProblem("invalid_request", f"{endpoint} needs body.{needed}: {shape}.", param=f"body.{needed}")
+def _refuse_length(custom_id: str, custom_id_length: int) -> BatchProblem:
+    message = f"custom_id must have 1 to {custom_id_length} characters; this one has {len(custom_id)}."
+    return BatchProblem("invalid_custom_id", message, param="custom_id")
 
 
 def _as_text(value: object) -> str | None:
@@ -165,16 +174,43 @@ def _split(line: bytes) -> tuple[_Line, _Body, bytes, int]:
     return envelope, _decode_body(raw), raw, line.find(raw)
 
 
-def _look_at_prompt(body: _Body) -> tuple[frozenset[str], tuple[int, ...]]:
-    """Which members carry a prompt, and the hashes of the beginnings of the first of them."""
+def _look_at_prompt(body: _Body) -> tuple[int, tuple[int, ...]]:
+    """What the body has (`line_shape`), and the hashes of the beginnings of its first member with a prompt."""
     messages = bytes(body.messages)
-    chats = messages[:1] == b"[" and _is_filled(messages)
-    if chats and body.prompt is body.input is body.tools is _ABSENT:
-        return _ONLY_MESSAGES, _hash_prefixes(messages, 0)
+    last_list = messages.rfind(b"[")
+    chats = (last_list == 0 or messages[:1] == b"[") and messages != b"[]"
+    if chats and body.prompt is body.input is body.tools is body.file is body.file_url is _ABSENT:
+        # A picture stands in a list inside the one of the messages.
+        has_media = last_list > 0 and may_have_media(messages)
+        return HAS_MESSAGES | HAS_MEDIA if has_media else HAS_MESSAGES, _hash_prefixes(messages, 0)
     prompt, embed, tools = map(_take_filled, (body.prompt, body.input, body.tools))
-    members = _MEMBERS[chats, prompt != b"", embed != b""]
+    shape = (HAS_MESSAGES if chats else 0) | (HAS_PROMPT if prompt else 0) | (HAS_INPUT if embed else 0)
+    if (messages and may_have_media(messages)) or (embed and may_have_media_elsewhere(embed)):
+        shape |= HAS_MEDIA
+    # A clip may have a prompt beside it.
+    if not prompt or not (body.file is body.file_url is _ABSENT):
+        shape |= _look_at_rest(body)
     # Chat templates put the tools before the messages.
-    return members, _hash_prefixes(messages if chats else prompt or embed, _hash(tools) if tools else 0)
+    return shape, _hash_prefixes(messages if chats else prompt or embed, _hash(tools) if tools else 0)
+
+
+def _look_at_media(raw: bytes, shape: int) -> tuple[int, int]:
+    """The shape of a body that may have pictures, once looked at closely, and the tokens of its prompt."""
+    need = weigh_media(raw)
+    if not (need.pictures or need.clips or need.is_faulty):
+        shape &= ~HAS_MEDIA
+    return shape, min((len(raw) - need.size_bytes) // BYTES_PER_TOKEN + need.tokens, _MOST_TOKENS)
+
+
+def _look_at_rest(body: _Body) -> int:
+    """What only few endpoints take."""
+    file, file_url, query, documents, one, other = map(
+        _take_filled, (body.file, body.file_url, body.query, body.documents, body.text_1, body.text_2)
+    )
+    shape = (HAS_FILE if file or file_url else 0) | (HAS_TEXTS if one and other else 0)
+    if query and documents:
+        shape |= HAS_QUERY
+    return shape | HAS_MEDIA if any(map(may_have_media_elsewhere, (query, documents, one, other))) else shape
 
 
 def _hash_prefixes(prompt: bytes, seed: int) -> tuple[int, ...]:
@@ -187,13 +223,6 @@ def _hash_prefixes(prompt: bytes, seed: int) -> tuple[int, ...]:
     return (*hashes, *_NO_HASHES[reached])
 
 
-def _digest(body: _Body, raw: bytes) -> int:
-    """Hash of a request's bytes if it is one that gives the same answer each time, else 0."""
-    temperature = body.temperature
-    is_deterministic = (temperature == 0 and temperature is not False) or type(body.seed) is int
-    return (_hash(raw) or 1) if is_deterministic else 0
-
-
 def _take_filled(member: msgspec.Raw) -> bytes:
     value = bytes(member)
     return value if _is_filled(value) else b""
@@ -201,28 +230,3 @@ def _take_filled(member: msgspec.Raw) -> bytes:
 
 def _is_filled(value: bytes) -> bool:
     return len(value) > _LONGEST_EMPTY or value not in _EMPTY
-
-
-def _explain(line: bytes) -> BatchProblem:
-    """Find the first thing that is wrong with a line that did not parse; slow, and only for bad lines."""
-    try:
-        text = line.decode()
-    except UnicodeDecodeError as error:
-        return BatchProblem("invalid_json_line", f"The line is not valid UTF-8 (byte {error.start + 1}).")
-    try:
-        value = msgspec.json.decode(text)
-    except msgspec.DecodeError as error:
-        return BatchProblem("invalid_json_line", f"The line is not valid JSON: {error}.")
-    except RecursionError:
-        return BatchProblem("invalid_json_line", "The line's JSON is nested too deeply.")
-    if not isinstance(value, dict):
-        return BatchProblem("invalid_json_line", "The line must be a JSON object with custom_id and body.")
-    if "custom_id" not in value:
-        return BatchProblem("missing_custom_id", "The line has no custom_id.", param="custom_id")
-    if not isinstance(value["custom_id"], str):
-        return BatchProblem("invalid_custom_id", "custom_id must be a string.", param="custom_id")
-    if "body" not in value:
-        return BatchProblem("missing_body", "The line has no body.", param="body")
-    if not isinstance(value["body"], dict):
-        return BatchProblem("invalid_body", "body must be a JSON object: the request for the endpoint.", param="body")
-    return BatchProblem("invalid_model", "body.model must be a string.", param="body.model")

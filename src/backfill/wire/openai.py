@@ -9,8 +9,11 @@ from typing import Any
 import msgspec
 
 from backfill.batch import Batch, BatchProblem, Counts, File, FileStatus, Outcome, State
+from backfill.status import Waiting
+from backfill.wire.error_bodies import decode_error_body
 from backfill.wire.names import name_batch
 from backfill.wire.reuse import render_reuse
+from backfill.wire.waiting import render_waiting
 
 __all__ = [
     "PURPOSES",
@@ -26,15 +29,18 @@ __all__ = [
 
 PURPOSES = ("batch",)
 
-_STATUS = {state: state.value for state in State} | {State.EXPIRING: "finalizing"}
+_STATUS = {state: state.value for state in State} | dict.fromkeys((State.EXPIRING, State.FAILING), "finalizing")
 _EXPIRED_MESSAGE = "This request could not be executed before the completion window expired."
 _EXPIRED_LINE = ("batch_expired", _EXPIRED_MESSAGE)
 _CANCELLED_LINE = ("batch_cancelled", "This request was not executed: the batch was cancelled.")
+_FAILED_LINE = ("batch_failed", "This request was not executed: the batch failed, and says why.")
 _REST = {
     State.EXPIRING: _EXPIRED_LINE,
     State.EXPIRED: _EXPIRED_LINE,
     State.CANCELLING: _CANCELLED_LINE,
     State.CANCELLED: _CANCELLED_LINE,
+    State.FAILING: _FAILED_LINE,
+    State.FAILED: _FAILED_LINE,
 }
 _LOST_LINE = ("internal_error", "This request has no recorded outcome.")
 # Which time stamp tells when a batch in this state began to gather, and when it ended.
@@ -43,6 +49,7 @@ _CLOSING_STAMP = {
     State.COMPLETED: "finalizing_at",
     State.EXPIRING: "finalizing_at",
     State.EXPIRED: "finalizing_at",
+    State.FAILING: "finalizing_at",
     State.CANCELLING: "cancelling_at",
     State.CANCELLED: "cancelling_at",
 }
@@ -69,7 +76,7 @@ def render_file(file: File) -> dict[str, Any]:
     }
 
 
-def render_batch(batch: Batch, counts: Counts) -> dict[str, Any]:
+def render_batch(batch: Batch, counts: Counts, waiting: Waiting | None = None) -> dict[str, Any]:
     """A batch with its time stamps, counts and usage."""
     stamps: dict[str, int | None] = dict.fromkeys(sorted({*_CLOSING_STAMP.values(), *_END_STAMP.values()}))
     if batch.state in _CLOSING_STAMP:
@@ -81,7 +88,7 @@ def render_batch(batch: Batch, counts: Counts) -> dict[str, Any]:
         "object": "batch",
         "endpoint": batch.endpoint,
         "model": batch.model_id,
-        "errors": _render_problems(batch.problems),
+        "errors": _render_problems(batch.problems, batch.problem_count),
         "input_file_id": batch.input_file_id,
         "completion_window": batch.completion_window,
         "status": _STATUS[batch.state],
@@ -101,6 +108,7 @@ def render_batch(batch: Batch, counts: Counts) -> dict[str, Any]:
         },
         "metadata": batch.metadata,
         **render_reuse(counts),
+        **render_waiting(batch, waiting, _render_time),
     }
 
 
@@ -178,7 +186,7 @@ def _unanswered_line(batch_id: str, line: int, custom_id_json: bytes, code: str,
 
 def _complete_error(body: bytes) -> bytes:
     """The engine's own bytes where they have an error object; readers look for `error.message` in any case."""
-    decoded = msgspec.json.decode(body)
+    decoded = decode_error_body(body)
     if isinstance(decoded.get("error"), dict):
         return body
     message = decoded.get("error") or decoded.get("message") or decoded.get("detail") or decoded
@@ -192,12 +200,15 @@ def _line_name(batch_id: str, line: int) -> bytes:
     return name_batch(batch_id) + b"%011d" % line
 
 
-def _render_problems(problems: tuple[BatchProblem, ...]) -> dict[str, Any] | None:
+def _render_problems(problems: tuple[BatchProblem, ...], count: int) -> dict[str, Any] | None:
+    """Every kept problem, and behind them how many more there are, in the only form that clients show."""
     if not problems:
         return None
+    more = count - len(problems)
+    rest = [BatchProblem("more_problems", f"There are {more} more problems.")] if more > 0 else []
     data = [
         {"code": problem.code, "message": problem.message, "param": problem.param, "line": problem.line}
-        for problem in problems
+        for problem in (*problems, *rest)
     ]
     return {"object": "list", "data": data}
 

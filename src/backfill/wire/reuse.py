@@ -1,10 +1,20 @@
-"""What a batch object says of answers that were given to more than one line: an addition to both dialects."""
+"""Identical requests run once: the digest by which they are found, and what a batch object says of it. Pure."""
 
 from typing import Any
 
+import xxhash
+
 from backfill.batch import Counts
 
-__all__ = ["render_reuse"]
+__all__ = ["digest_request", "render_reuse"]
+
+_hash = xxhash.xxh3_64_intdigest
+
+
+def digest_request(body: bytes, temperature: object, seed: object) -> int:
+    """Hash of a request's bytes if it is one that gives the same answer each time, else 0."""
+    is_deterministic = (temperature == 0 and temperature is not False) or type(seed) is int
+    return (_hash(body) or 1) if is_deterministic else 0
 
 
 def render_reuse(counts: Counts) -> dict[str, Any]:

@@ -9,8 +9,11 @@ from typing import Any
 import msgspec
 
 from backfill.batch import Batch, BatchProblem, Counts, File, FileStatus, Outcome, State
+from backfill.status import Waiting
+from backfill.wire.error_bodies import decode_error_body
 from backfill.wire.names import name_batch
 from backfill.wire.reuse import render_reuse
+from backfill.wire.waiting import render_waiting
 
 __all__ = [
     "PURPOSES",
@@ -31,6 +34,7 @@ _STATUS = {
     State.FINALIZING: "IN_PROGRESS",
     State.CANCELLING: "IN_PROGRESS",
     State.EXPIRING: "IN_PROGRESS",
+    State.FAILING: "IN_PROGRESS",
     State.COMPLETED: "COMPLETED",
     State.FAILED: "FAILED",
     State.CANCELLED: "CANCELLED",
@@ -38,11 +42,14 @@ _STATUS = {
 }
 _EXPIRED_LINE = ("batch_expired", "This request could not be executed before the batch's deadline.")
 _CANCELLED_LINE = ("batch_cancelled", "This request was not executed: the batch was cancelled.")
+_FAILED_LINE = ("batch_failed", "This request was not executed: the batch failed, and says why.")
 _REST = {
     State.EXPIRING: _EXPIRED_LINE,
     State.EXPIRED: _EXPIRED_LINE,
     State.CANCELLING: _CANCELLED_LINE,
     State.CANCELLED: _CANCELLED_LINE,
+    State.FAILING: _FAILED_LINE,
+    State.FAILED: _FAILED_LINE,
 }
 _LOST_LINE = ("internal_error", "This request has no recorded outcome.")
 
@@ -65,7 +72,7 @@ def render_file(file: File) -> dict[str, Any]:
     }
 
 
-def render_batch(batch: Batch, counts: Counts) -> dict[str, Any]:
+def render_batch(batch: Batch, counts: Counts, waiting: Waiting | None = None) -> dict[str, Any]:
     """A batch, not wrapped. `progress` is a percentage and never null."""
     done_share = counts.done / counts.total if counts.total else 0.0
     finished = batch.state is State.COMPLETED
@@ -86,6 +93,7 @@ def render_batch(batch: Batch, counts: Counts) -> dict[str, Any]:
         "completed_at": _render_time(batch.ended_at_ms) if batch.ended_at_ms is not None else None,
         "request_counts": {"total": counts.total, "completed": counts.answered, "failed": counts.failed},
         **render_reuse(counts),
+        **render_waiting(batch, waiting, _render_time),
     }
 
 
@@ -127,7 +135,7 @@ def _error_line(custom_id_json: bytes, message: str, code: str) -> bytes:
 
 def _read_error(body: bytes) -> tuple[str, str | None]:
     """Message and code out of the many forms in which engines say what is wrong."""
-    decoded = msgspec.json.decode(body)
+    decoded = decode_error_body(body)
     error = decoded.get("error", decoded)
     if not isinstance(error, dict):
         return str(error), None

@@ -126,8 +126,7 @@ class Openings(ExitStack):
         """A command line of Together's."""
         environment = self._environment(entry) | {"TOGETHER_BASE_URL": url or self._url + entry.root}
         environment["TOGETHER_API_KEY"] = api_key or self._api_key
-        program = make_python_environment(f"together-{entry.version}") / entry.client
-        return CommandLine(program, environment, self._home)
+        return CommandLine(self._run_command(entry), environment)
 
     def open_openai(self, entry: ClientEntry, *, api_key: str = "", root: str | None = None) -> OpenAIClient:
         """The same for OpenAI's clients."""
@@ -149,11 +148,28 @@ class Openings(ExitStack):
         process = self._run_python("together", entry)
         return process.call(method, **{"class": class_name, "arguments": arguments})
 
+    def collect_python(self, entry: ClientEntry, class_name: str, method: str) -> list[Any]:
+        """What iterating over the result of such a method gives."""
+        found: list[Any] = self._run_python("together", entry).call(method, **{"class": class_name, "collect": True})
+        return found
+
+    def call_node(self, entry: ClientEntry, method: str, *arguments: Any) -> Any:
+        """A method of npm `together-ai`, as it is."""
+        return self._run_node("together-ai", entry).call(method, options={}, arguments=arguments)
+
     def _run_python(self, module: str, entry: ClientEntry) -> ClientProcess:
         key = (module, entry.version)
         if key not in self._processes:
             programs = make_python_environment("-".join(key))
             process = ClientProcess.for_python(programs, module, self._environment(entry))
+            self._processes[key] = self.enter_context(process)
+        return self._processes[key]
+
+    def _run_command(self, entry: ClientEntry) -> ClientProcess:
+        key = ("command line", entry.client, entry.version)
+        if key not in self._processes:
+            programs = make_python_environment(f"together-{entry.version}")
+            process = ClientProcess.for_command(programs, entry.client, self._environment(entry), self._home)
             self._processes[key] = self.enter_context(process)
         return self._processes[key]
 

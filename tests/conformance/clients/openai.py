@@ -65,6 +65,14 @@ class OpenAIClient(ABC):
         """The batch that is being cancelled."""
         return self._call_with("batches.cancel", batch_id)
 
+    def collect_models(self) -> list[Any]:
+        """All that are served."""
+        return self._collect("models.list")
+
+    def retrieve_model(self, name: str) -> Any:
+        """One of them."""
+        return self._call_with("models.retrieve", name)
+
     @abstractmethod
     def _call(self, method: str, **arguments: Any) -> Any: ...
 
@@ -90,7 +98,7 @@ class OpenAIPython(OpenAIClient):
         return found
 
     def _call_with(self, method: str, identifier: str) -> Any:
-        parameter = "batch_id" if method.startswith("batches.") else "file_id"
+        parameter = {"batches": "batch_id", "models": "model"}.get(method.partition(".")[0], "file_id")
         if method == "files.wait_for_processing":
             parameter = "id"
         return self._call(method, **{parameter: identifier})

@@ -42,6 +42,11 @@ class ClientProcess:
         return cls(command, environment, programs.parent)
 
     @classmethod
+    def for_command(cls, programs: Path, name: str, environment: Mapping[str, str], folder: Path) -> Self:
+        """A command line in the virtual environment whose programs are there; it works in `folder`."""
+        return cls([str(programs / "python"), str(_DRIVERS / "command_driver.py"), name], environment, folder)
+
+    @classmethod
     def for_node(cls, program: str, folder: Path, package: str, *flags: str, environment: Mapping[str, str]) -> Self:
         """An npm package that is installed in `folder`, run by `program`."""
         return cls([program, str(_DRIVERS / "node_driver.mjs"), package, *flags], environment, folder)
@@ -65,16 +70,26 @@ class ClientProcess:
 
     def call(self, method: str, **request: Any) -> Any:
         """What the client's method returns, as JSON has it; raises ClientError with what it raises."""
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"method": method, **request}) + "\n")
-        self._process.stdin.flush()
-        line = self._process.stdout.readline()
-        assert line, "the client's process ended; its reason is on stderr"
-        answer = json.loads(line)
+        answer = self._ask({"method": method, **request})
         if "error" in answer:
             raise ClientError(**answer["error"])
         return answer["result"]
+
+    def run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+        """What a command line prints; raises ClientError if it ends with another code than 0."""
+        done = self._ask({"arguments": arguments, "environment": environment})
+        if done["code"]:
+            raise ClientError(done["out"] + done["err"], kind=f"exit code {done['code']}")
+        return str(done["out"])
+
+    def _ask(self, request: Mapping[str, Any]) -> Any:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        assert line, "the client's process ended; its reason is on stderr"
+        return json.loads(line)
 
 
 def clean_environment(home: Path, **more: str) -> dict[str, str]:

@@ -206,10 +206,9 @@ class TogetherNode(TogetherClient):
 class CommandLine(TogetherClient):
     """`tg`, which late 2.x and 3.x bring along."""
 
-    def __init__(self, program: Path, environment: Mapping[str, str], folder: Path) -> None:
-        self._program = program
+    def __init__(self, process: ClientProcess, environment: Mapping[str, str]) -> None:
+        self._process = process
         self._environment = environment
-        self._folder = folder
 
     def upload(self, path: Path, *, check: bool = True) -> Any:
         more = () if check else ("--no-check",)
@@ -246,18 +245,7 @@ class CommandLine(TogetherClient):
 
     def run(self, *arguments: str) -> str:
         """What a command prints; raises ClientError if it ends with another code than 0."""
-        done = subprocess.run(
-            [self._program, *arguments],
-            env=self._environment,
-            cwd=self._folder,
-            capture_output=True,
-            text=True,
-            timeout=_TIMEOUT_S,
-            check=False,
-        )
-        if done.returncode:
-            raise ClientError(done.stdout + done.stderr, kind=f"exit code {done.returncode}")
-        return done.stdout
+        return self._process.run(arguments, self._environment)
 
     def _ask(self, *arguments: str) -> Any:
         return json.loads(self.run(*arguments, "--json"))

@@ -13,7 +13,7 @@ from backfill.engines import EngineClient, client
 from bench.bare_loop import _KEEP_ALIVE_S, _open_plain_session
 from bench.exactness import Redone, count_redone, find_violations, read_custom_ids
 from bench.input_file import LINE_BYTES, make_body, make_custom_id, make_line, make_marker, write_input_file
-from bench.null_engine import _MARKER
+from bench.null.engine import _MARKER
 from bench.process_usage import read_cpu_s, read_peak_mb, read_resident_mb, reset_peak
 from bench.report import KEYS, divide, make_report, summarize
 

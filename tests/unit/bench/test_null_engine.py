@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from bench.engine_process import NullEngine
+from bench.null.process import NullEngine
 
 CHAT = "/v1/chat/completions"
 

@@ -9,8 +9,8 @@ import pytest
 from backfill.batch import Usage
 from backfill.engines import Answered, Gauges, Lost, LostReason
 from backfill.engines.gauges import parse_gauges
-from bench.simulated_engine import EngineSettings, SimulatedEngine, SimulatedReply, SimulatedRequest
-from bench.simulated_replica import SimulatedReplica
+from bench.simulated.engine import EngineSettings, SimulatedEngine, SimulatedReply, SimulatedRequest
+from bench.simulated.replica import SimulatedReplica
 from tests.support.virtual_clock import run_virtual
 
 PLAIN = EngineSettings(slots=2, prefill_tokens_per_s=1_000.0, step_base_s=0.1, step_per_sequence_s=0.0)

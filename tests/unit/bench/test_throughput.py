@@ -8,10 +8,10 @@ from bench.batch_run import BatchRun, run_batch
 from bench.closed_loop import LoopRun
 from bench.closed_loop_process import ClosedLoop
 from bench.embedded_engines import SLOTS, configure_engines, describe_faults
-from bench.engine_process import NullEngine
 from bench.engine_throughput import choose_concurrencies
 from bench.filling import Filling, Sample, judge_filling
 from bench.findings import Setting
+from bench.null.process import NullEngine
 from bench.replica_throughput import measure_kill
 from bench.server_process import BackfillServer, name_null_engine
 from bench.workloads import make_chats, write_requests

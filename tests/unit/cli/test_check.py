@@ -42,15 +42,54 @@ def test_only_the_endpoint_asked_for_is_judged(folder: Path) -> None:
     assert CliRunner().invoke(app, ["check", "in.jsonl"]).exit_code == 0
     result = CliRunner().invoke(app, ["check", "in.jsonl", "--endpoint", "/v1/embeddings"])
     assert result.exit_code == 2
-    assert "in.jsonl:1: /v1/embeddings needs body.input" in result.stdout
+    assert "in.jsonl:1: not sent: /v1/embeddings needs body.input" in result.stdout
 
 
 def test_a_missing_model_needs_a_fallback(folder: Path) -> None:
     write(folder, request_line(0), request_line(1, model=None))
     result = CliRunner().invoke(app, ["check", "in.jsonl"])
-    assert result.exit_code == 2
-    assert "in.jsonl:2: body.model is missing" in result.stdout
+    assert result.exit_code == 1
+    assert "in.jsonl:2: not sent: body.model is missing" in result.stdout
     assert CliRunner().invoke(app, ["check", "in.jsonl", "--model-id", "m"]).exit_code == 0
+
+
+def test_what_fails_the_batch_and_what_fails_a_request_are_told_apart(folder: Path) -> None:
+    write(folder, request_line(0), request_line(1, stream=True), b'{"custom_id":"x"}')
+    result = CliRunner().invoke(app, ["check", "in.jsonl"])
+    assert result.exit_code == 1
+    named = result.stdout.splitlines()
+    assert named[0].startswith("in.jsonl:2: not sent: body.stream must be false or absent")
+    assert named[1].startswith("in.jsonl:3: not sent: body is missing")
+    assert named[-1] == "2 requests would not be sent; the other 1 can be run"
+    write(folder, request_line(0), request_line(1, stream=True), b"{")
+    result = CliRunner().invoke(app, ["check", "in.jsonl", "--json"])
+    assert result.exit_code == 2
+    found = json.loads(result.stdout)
+    assert (found["usable"], found["problem_count"], found["request_problem_count"]) == (False, 1, 1)
+    assert [problem["line"] for problem in found["problems"] + found["request_problems"]] == [3, 2]
+
+
+def test_if_no_request_is_left_the_file_will_not_do(folder: Path) -> None:
+    write(folder, request_line(0, stream=True), request_line(1, messages="text"))
+    result = CliRunner().invoke(app, ["check", "in.jsonl"])
+    assert result.exit_code == 2
+    last = result.stdout.splitlines()[-1]
+    assert last == "2 requests would not be sent; none is left, so a batch of this file fails"
+
+
+def test_one_dialect_demands_method_and_url(folder: Path) -> None:
+    target = {"method": "POST", "url": "/chat/completions"}
+    lines = [json.loads(request_line(number)) | target for number in range(3)]
+    del lines[1]["method"]
+    lines[2]["url"] = "/v1/embeddings"
+    write(folder, *(json.dumps(line).encode() for line in lines))
+    assert CliRunner().invoke(app, ["check", "in.jsonl", "--endpoint", "/chat/completions"]).exit_code == 0
+    result = CliRunner().invoke(app, ["check", "in.jsonl", "--dialect", "openai"])
+    assert result.exit_code == 2
+    named = result.stdout.splitlines()
+    assert named[0].startswith('in.jsonl:2: method is missing; each line needs "method": "POST".')
+    assert named[1].startswith("in.jsonl:3: url must be the batch's endpoint /v1/chat/completions")
+    assert named[-1] == "2 problems of the file: a batch of it fails"
 
 
 def test_limits_of_a_server_are_warnings(folder: Path) -> None:

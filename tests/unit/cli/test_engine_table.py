@@ -1,6 +1,7 @@
 import pytest
+from msgspec.structs import replace
 
-from backfill.cli.engine_table import draw_engines, explain_engine
+from backfill.cli.engine_table import draw_engines, explain_cost, explain_engine
 from backfill.status import Bottleneck, ReplicaState
 from tests.support.replicas import make_replica
 
@@ -78,3 +79,13 @@ def test_the_bottleneck_has_a_sentence(members: dict[str, object], sentence: str
 def test_no_bottleneck_is_without_words(bottleneck: Bottleneck, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = draw(make_replica("local", bottleneck=bottleneck), columns=80, monkeypatch=monkeypatch)
     assert len(lines) == (2 if bottleneck is Bottleneck.UNKNOWN else 4)
+
+
+def test_what_hardware_cost_is_told_where_it_is_known() -> None:
+    plain = make_replica("gpu")
+    assert explain_cost(plain) is None
+    known = replace(plain, busy_ms=12_000_000, hardware_cost_per_million="0.420000", currency="usd")
+    assert explain_cost(known) == "gpu: $0.42 of hardware for a million tokens, 3 h 20 min at work"
+    priced = replace(known, list_price_per_million="0.88")
+    assert explain_cost(priced) == f"{explain_cost(known)}; at list price $0.88"
+    assert explain_cost(priced) in list(draw_engines([priced]))

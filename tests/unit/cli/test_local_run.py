@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from backfill.cli import local_run
-from backfill.cli.local_run import Ended, Job, discard_state, find_state, run_job
+from backfill.cli.local_run import Ended, Job, run_job
 from backfill.cli.progress import ProgressDisplay
 from backfill.config import Config, load_config
 from backfill.errors import StoreBusy
+from backfill.local import discard_state, find_state
 from backfill.store import FolderLock
-from bench.engine_process import NullEngine
+from bench.null.process import NullEngine
 from tests.support.lines import request_line
 
 

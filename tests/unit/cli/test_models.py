@@ -6,8 +6,8 @@ from typer.testing import CliRunner
 
 from backfill.cli import models
 from backfill.cli.main import app
-from backfill.engines.fetch import Progress
-from backfill.engines.models import CATALOGUE
+from backfill.engines.models.catalogue import CATALOGUE
+from backfill.engines.models.fetch import Progress
 
 NAME = "smollm2-135m-instruct"
 
@@ -23,11 +23,37 @@ def test_what_is_here_and_what_is_not_is_listed(models_dir: Path) -> None:
     (models_dir / "own.gguf").write_bytes(bytes(2048))
     result = CliRunner().invoke(app, ["models", "list"])
     assert result.exit_code == 0
-    catalogue, own = result.stdout.splitlines()
+    catalogue, base, tiny, own, gap, heads, *prices = result.stdout.splitlines()
     assert catalogue.split()[:3] == [NAME, "not", "fetched"]
+    assert [line.split()[:3] for line in (base, tiny)] == [
+        ["whisper-base", "not", "fetched"],
+        ["whisper-tiny.en", "not", "fetched"],
+    ]
     assert own.split() == ["own", "2", "kB"]
     facts = json.loads(CliRunner().invoke(app, ["models", "list", "--json"]).stdout)
-    assert [(fact["name"], fact["path"]) for fact in facts] == [(NAME, None), ("own", str(models_dir / "own.gguf"))]
+    assert [(fact["name"], fact["path"]) for fact in (facts[0], facts[3])] == [
+        (NAME, None),
+        ("own", str(models_dir / "own.gguf")),
+    ]
+    assert (gap, heads.split()) == ("", ["model", "context", "input", "output", "batch", "read", "retired"])
+    assert len(prices) >= 18
+
+
+def test_prices_and_discounts_are_shown_and_what_is_unknown_as_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("BACKFILL_CATALOGUE__MODELS", "{free = {input_per_million = 0, output_per_million = 0.05}}")
+    rows = {
+        line.split()[0]: line.split()[1:]
+        for line in CliRunner().invoke(app, ["models", "list"]).stdout.splitlines()
+        if line
+    }
+    assert rows["zai-org/GLM-4.5-Air-FP8"] == ["131,072", "0.20", "1.10", "-50", "%", "2026-11-26", "2026-04-02"]
+    assert rows["openai/whisper-large-v3"] == ["?", "?", "?", "-50", "%"]
+    assert rows["free"] == ["?", "0.00", "0.05", "0", "%"]
+    facts = {fact["name"]: fact for fact in json.loads(CliRunner().invoke(app, ["models", "list", "--json"]).stdout)}
+    assert facts["free"]["input_per_million"] == 0
+    assert facts["openai/whisper-large-v3"]["audio_per_minute"] is None
+    assert facts["zai-org/GLM-4.5-Air-FP8"]["batch_discount_percent"] == 50
 
 
 def test_a_model_that_is_here_is_not_fetched(models_dir: Path) -> None:

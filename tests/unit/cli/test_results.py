@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from backfill.cli.results import check_target, name_errors_file, replacing
+from backfill.cli.results import name_errors_file
 from backfill.errors import Conflict, InvalidInput, StoreUnavailable
+from backfill.local import check_target, replacing
 
 
 @pytest.mark.parametrize(

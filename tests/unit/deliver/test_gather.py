@@ -4,7 +4,7 @@ import hashlib
 from pathlib import Path
 
 from backfill.store import content_key
-from bench.engine_process import NullEngine
+from bench.null.process import NullEngine
 from tests.support.lines import marker_of, request_lines
 from tests.support.rooms import create_batch, open_house, wait_for_batch
 

@@ -13,10 +13,11 @@ from structlog.testing import capture_logs
 from backfill.app import Rooms
 from backfill.batch import Batch, Dialect, State
 from backfill.config import load_config
+from backfill.deliver import webhooks
 from backfill.deliver.webhooks import WebhookSender
-from backfill.errors import InvalidConfig
+from backfill.errors import InvalidConfig, StoreUnavailable
 from backfill.wire import openai, together
-from bench.engine_process import NullEngine
+from bench.null.process import NullEngine
 from tests.support.lines import request_line
 from tests.support.rooms import OWNER, create_batch, open_house, wait_for_batch
 from tests.support.webhook_receiver import SECRET, Message, WebhookReceiver
@@ -26,6 +27,12 @@ from tests.support.webhook_receiver import SECRET, Message, WebhookReceiver
 def engine() -> Iterator[NullEngine]:
     with NullEngine() as running:
         yield running
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is due is sent soon, although nothing rings for it."""
+    monkeypatch.setattr(webhooks, "_TICK_S", 0.05)
 
 
 @asynccontextmanager
@@ -167,3 +174,24 @@ def test_settings_that_will_not_do(settings: dict[str, str], said: str) -> None:
     with pytest.raises(InvalidConfig, match=said) as refused:
         load_config(environment={}, overrides={"webhooks": settings})
     assert settings.get("secret", "no secret") not in str(refused.value)
+
+
+async def test_while_it_cannot_be_noted_down_it_is_not_sent_again(
+    engine: NullEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "_TICK_S", 0.01)
+    with WebhookReceiver() as receiver:
+        async with open_with(engine, tmp_path, receiver.url) as rooms:
+            failures = iter(range(3))
+            note = rooms.turns.note_announcement
+
+            async def fail_first(batch: Batch, again_in_s: float | None) -> None:
+                if next(failures, None) is not None:
+                    raise StoreUnavailable("The metadata database cannot be written: it is full.")
+                await note(batch, again_in_s)
+
+            monkeypatch.setattr(rooms.turns, "note_announcement", fail_first)
+            ended = await wait_for_batch(rooms, (await create_batch(rooms, request_line(1))).id)
+            batch = await wait_until_done(rooms, ended.id)
+            assert next(failures, None) is None
+        assert (len(receiver.messages), batch.webhook_tries) == (1, 1)

@@ -5,10 +5,12 @@ from functools import cache
 
 import pytest
 
+from backfill.batch import Usage
 from backfill.dispatch.concurrency import ConcurrencyController
 from backfill.engines import Gauges
 from backfill.status import Bottleneck
 from bench.found_concurrency import CASES, FILLING, Comparison, compare, run_case, seconds_to_fill
+from tests.support.feeding import make_replies
 
 NO_GAUGES = Gauges()
 
@@ -69,7 +71,7 @@ def test_idle_changes_nothing(gauges: Gauges) -> None:
     controller = ConcurrencyController(64, 16)
     for tick in range(400):
         controller.tick(tick / 4, 16, gauges, has_work=False)
-        controller.note_reply(tick / 4 + 0.1, 0.05, 10)
+        controller.note_replies(make_replies(Usage(0, 10), 0.05, tick / 4 + 0.1))
     assert controller.limit == 16
     assert controller.bottleneck is Bottleneck.WORK
 
@@ -78,7 +80,7 @@ def test_rejections_never_shrink_it_below_what_is_answered_all_the_while() -> No
     controller = ConcurrencyController(200, 100)
     for tick in range(1, 1_200):
         now_s = tick / 4
-        controller.note_reply(now_s, 2.0, 10)
+        controller.note_replies(make_replies(Usage(0, 10), 2.0, now_s))
         controller.note_rejection(now_s)
         controller.tick(now_s, 100, NO_GAUGES, has_work=True)
     # Four answers a second of 2 s each.
@@ -98,7 +100,7 @@ def test_rejections_beside_answers_shrink_by_a_tenth_a_second() -> None:
     found = []
     for tick in range(1, 5):
         now_s = tick / 4
-        controller.note_reply(now_s, 0.2, 10)
+        controller.note_replies(make_replies(Usage(0, 10), 0.2, now_s))
         controller.note_rejection(now_s)
         controller.tick(now_s, 100, NO_GAUGES, has_work=True)
         found.append(controller.limit)
@@ -108,12 +110,12 @@ def test_rejections_beside_answers_shrink_by_a_tenth_a_second() -> None:
 def test_while_only_rejections_come_one_asks_and_an_answer_opens_again() -> None:
     controller = ConcurrencyController(64, 16)
     for tick in range(1, 80):
-        controller.note_reply(tick / 4, 2.0, 10)
+        controller.note_replies(make_replies(Usage(0, 10), 2.0, tick / 4))
         controller.tick(tick / 4, 16, NO_GAUGES, has_work=False)
     for tick in range(80, 100):
         controller.note_rejection(tick / 4)
         controller.note_rejection(tick / 4)
         controller.tick(tick / 4, 4, NO_GAUGES, has_work=True)
     assert controller.limit == 1
-    controller.note_reply(25.0, 2.0, 10)
+    controller.note_replies(make_replies(Usage(0, 10), 2.0, 25.0))
     assert controller.limit > 4

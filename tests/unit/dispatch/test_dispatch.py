@@ -13,8 +13,8 @@ import pytest
 
 from backfill.app import Rooms
 from backfill.batch import Batch, State
-from backfill.dispatch import dispatcher
-from bench.engine_process import NullEngine
+from backfill.turns import setbacks
+from bench.null.process import NullEngine
 from tests.support.lines import marker_of, request_line, request_lines
 from tests.support.rooms import OWNER, create_batch, open_house, read_results, wait_for_batch, wait_until
 
@@ -124,7 +124,7 @@ async def test_a_model_that_nobody_serves_is_refused_line_by_line(engine: NullEn
         batch = await wait_for_batch(rooms, (await create_batch(rooms, data)).id)
         error = errors(rooms, batch)["request-1"]
         assert error["code"] == "invalid_model"
-        assert "'nobody/knows'" in error["message"]
+        assert '"nobody/knows"' in error["message"]
         assert "m" in error["message"]
         assert len(outputs(rooms, batch)) == 1
         assert sum(received(engine).values()) == 1
@@ -182,7 +182,9 @@ async def test_a_cancel_waits_for_what_is_in_flight(engine: NullEngine, tmp_path
 
 
 async def test_at_the_deadline_the_rest_is_reported_as_expired(engine: NullEngine, tmp_path: Path) -> None:
-    async with open_house(tmp_path, engine.url, dispatch__cancel_grace_s=0.0, limits__window_h=0.5 / 3600) as rooms:
+    async with open_house(
+        tmp_path, engine.url, dispatch__cancel_grace_s=0.0, limits__window_h=0.5 / 3600, limits__window_min_h=0.0001
+    ) as rooms:
         engine.behave(faults={marker_of(number): ["hang"] * 9 for number in range(5, 20)})
         created = await create_batch(rooms, request_lines(20))
         batch = await wait_for_batch(rooms, created.id)
@@ -245,7 +247,7 @@ async def test_two_engines_share_one_batch(tmp_path: Path) -> None:
 async def test_an_input_that_cannot_be_read_for_a_moment_costs_nothing(
     engine: NullEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dispatcher, "_PAUSE_AFTER_FAILURE_S", 0.01)
+    monkeypatch.setattr(setbacks, "_PAUSE_S", 0.01)
     failures = iter(range(1, 4))
     pread = os.pread
 

@@ -42,7 +42,7 @@ def pin(feeder: Feeder, bottleneck: Bottleneck = Bottleneck.UNKNOWN) -> Concurre
     """The feeder's controller, which no more changes anything by itself."""
     controller = feeder._controller
     controller.bottleneck = bottleneck
-    controller.note_reply = lambda *_: None  # type: ignore[method-assign]
+    controller.note_replies = lambda *_: None  # type: ignore[method-assign]
     controller.tick = lambda *_, **__: None  # type: ignore[method-assign]
     return controller
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from backfill.dispatch.live_share import LiveShare
 from backfill.dispatch.residency import Residency
 from tests.support.feeding import (
     FakeReplica,
@@ -36,7 +37,9 @@ class Model:
         self.fake = FakeReplica(name)
         self.replica: Replica = self.fake
         self.in_flight = 0
+        self.live = LiveShare(self.replica)
         self.has_unfinished = True
+        self.owners = {"o"}
         deadline_ms = time.time_ns() // 1_000_000 + left_ms
         self.due = (deadline_ms, deadline_ms - window_ms)
 
@@ -49,6 +52,18 @@ def memory() -> Residency:
 async def bring_up(memory: Residency, model: Model) -> None:
     assert await memory.claim(model)
     await model.fake.start()
+
+
+async def test_nobody_is_stopped_under_a_live_request(memory: Residency) -> None:
+    first, second = Model("first"), Model("second", left_ms=DAY_MS // 2)
+    await bring_up(memory, first)
+    first.has_unfinished = False
+    visit = first.live.presence.enter(100, is_stream=True)
+    assert not await memory.claim(second)
+    assert first.fake.stops == 0
+    visit.leave()
+    assert await memory.claim(second)
+    assert first.fake.stops == 1
 
 
 async def test_whoever_is_up_stays_until_it_has_no_line_left(memory: Residency) -> None:
@@ -103,6 +118,38 @@ async def test_an_urgent_one_waits_for_one_that_is_due_earlier_still(memory: Res
     await bring_up(memory, first)
     assert not await memory.claim(second)
     assert memory.may_send(first)
+
+
+def test_owners_with_a_model_each_take_turns_however_long_each_would_need() -> None:
+    async def share() -> list[str]:
+        memory = Residency()
+        models = [Model(name) for name in ("a", "b", "c")]
+        for model in models:
+            model.owners = {model.fake.name}
+        await bring_up(memory, models[0])
+        loaded = ["a"]
+        for _ in range(360):
+            await asyncio.sleep(10)
+            waiting = [model for model in models if not memory.may_send(model)]
+            loaded += [model.fake.name for model in waiting if await memory.claim(model)]
+        return loaded
+
+    # An hour at ten minutes each; each of them waits for the two others and no longer.
+    loaded = run_virtual(share())
+    assert loaded in ([*"abcabc"], [*"abcabca"])
+
+
+def test_one_owner_s_models_are_swapped_no_oftener_for_that() -> None:
+    async def share() -> int:
+        memory = Residency()
+        first, second = Model("first"), Model("second")
+        await bring_up(memory, first)
+        for _ in range(360):
+            await asyncio.sleep(10)
+            assert not await memory.claim(second)
+        return first.fake.stops
+
+    assert run_virtual(share()) == 0
 
 
 async def test_an_interruption_ends_when_what_it_was_for_is_cancelled(memory: Residency) -> None:

@@ -11,7 +11,7 @@ import pytest
 from backfill.app import Rooms
 from backfill.batch import Batch, Outcome, State
 from backfill.engines import Lost, LostReason
-from bench.engine_process import NullEngine
+from bench.null.process import NullEngine
 from tests.support.feeding import FakeReplica, feeding, group_of, make_feeder, make_lane, make_turn
 from tests.support.lines import marker_of, request_line
 from tests.support.rooms import create_batch, open_house, read_results, wait_for_batch

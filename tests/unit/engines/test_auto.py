@@ -20,7 +20,7 @@ from backfill.engines import (
     auto,
     make_deterministic,
 )
-from backfill.engines.hosted import NOT_LOADED
+from backfill.engines.child.server import NOT_LOADED
 from backfill.errors import EngineUnavailable, InvalidConfig
 
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"

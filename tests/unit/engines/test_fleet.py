@@ -20,6 +20,8 @@ from backfill.engines import (
     OpenVinoReplica,
     rename_model,
 )
+from bench.null.answers import MODEL
+from bench.null.process import NullEngine
 
 CHAT, EMBEDDINGS = "/v1/chat/completions", "/v1/embeddings"
 
@@ -43,7 +45,30 @@ def test_the_built_in_engines_take_any_model(tmp_path: Path) -> None:
     responses = fleet.resolve("gpt-4o", "/v1/responses")
     assert responses is not None
     assert [replica.name for replica in responses.replicas] == ["local-responses"]
-    assert fleet.served_models() == ["smollm2-135m-instruct"]
+    audio = fleet.resolve("gpt-4o-transcribe", "/v1/audio/transcriptions")
+    assert audio is not None
+    assert [replica.name for replica in audio.replicas] == ["local-audio"]
+    speech = ["openai/whisper-base", "openai/whisper-large-v3", "whisper-base"]
+    assert fleet.served_models() == sorted(["smollm2-135m-instruct", *speech])
+
+
+def test_who_is_said_to_hear_gets_the_clips(tmp_path: Path) -> None:
+    transcriptions = "/v1/audio/transcriptions"
+
+    def choose(endpoint: str, **engines: object) -> list[str]:
+        route = make_fleet(tmp_path, **engines).resolve("any", endpoint)
+        assert route is not None
+        return [replica.name for replica in route.replicas]
+
+    text, ear = external(**{"*": ""}), {"kind": "speech"}
+    listed = external(**{"*": ""}) | {"endpoints": [transcriptions]}
+    assert choose(transcriptions, text=text, ear=ear) == ["ear"]
+    assert choose(transcriptions, text=text, ear=ear, listed=listed) == ["ear", "listed"]
+    # Where nobody is said to, whoever may gets them.
+    assert choose(transcriptions, text=text) == ["text"]
+    assert choose("/v1/rerank", text=text, ear=ear) == ["text"]
+    # Nothing of that goes for what every server has.
+    assert choose(CHAT, text=text, local={"kind": "auto"}) == ["text", "local"]
 
 
 def test_an_exact_id_wins_over_any(tmp_path: Path) -> None:
@@ -56,6 +81,30 @@ def test_an_exact_id_wins_over_any(tmp_path: Path) -> None:
     assert other is not None
     assert [replica.name for replica in other.replicas] == ["one"]
     assert fleet.served_models() == ["big"]
+
+
+def test_an_alias_goes_where_its_id_is_listed(tmp_path: Path) -> None:
+    engines = {"any": external(**{"*": ""}), "id": external(big=""), "named": external(huge="")}
+    config = {"data_dir": tmp_path, "models_dir": tmp_path, "engines": engines}
+    aliases = {"large": "big", "huge": "big", "other": "third"}
+    fleet = Fleet.from_config(Config.model_validate(config), lambda name: aliases.get(name, name))
+    found = {name: fleet.resolve(name, CHAT) for name in ("large", "huge", "other", "more")}
+    assert {name: dict(route.names) for name, route in found.items() if route} == {
+        "large": {"id": "big"},
+        "huge": {"named": "huge"},  # an engine that lists the very name comes first
+        "other": {"any": "third"},
+        "more": {"any": "more"},
+    }
+    assert [route.model for route in found.values() if route] == list(found)
+
+
+async def test_an_engine_that_takes_any_id_is_asked_what_it_has(tmp_path: Path) -> None:
+    with NullEngine() as engine:
+        asked = {"kind": "external", "url": engine.url, "models": {"*": "", "more": ""}}
+        async with make_fleet(tmp_path, one=asked, two=external(**{"*": "one"}), three=external(**{"*": ""})) as fleet:
+            models = await fleet.list_models()
+    assert [model.id for model in models] == ["more", MODEL, "one"]
+    assert {CHAT, EMBEDDINGS} <= set(models[1].endpoints)
 
 
 def test_an_exact_id_counts_for_its_endpoint_only(tmp_path: Path) -> None:
@@ -103,7 +152,7 @@ def test_nobody_serves_it(tmp_path: Path) -> None:
     fleet = make_fleet(tmp_path, one=external(a=""))
     assert fleet.resolve("b", CHAT) is None
     assert fleet.resolve("*", CHAT) is None
-    assert fleet.resolve("a", "/v1/rerank") is None
+    assert fleet.resolve("a", "/v1/nowhere") is None
 
 
 def test_routes_are_kept_and_bounded(tmp_path: Path) -> None:
@@ -130,6 +179,7 @@ async def test_stopping_what_never_started(tmp_path: Path) -> None:
 async def test_replicas_stop_side_by_side() -> None:
     class Slow:
         def __init__(self, together: asyncio.Barrier) -> None:
+            self.name = f"slow-{id(self)}"
             self.together = together
 
         async def stop(self) -> None:

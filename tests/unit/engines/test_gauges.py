@@ -45,6 +45,8 @@ openvino:kv_cache_usage_ratio 0.5
 @pytest.mark.parametrize(
     ("text", "gauges"),
     [
+        ("vllm:num_requests_running 1e308\nvllm:num_requests_running 1e308\n", Gauges()),
+        ("vllm:num_requests_running -3\n", Gauges()),
         (VLLM, Gauges(running=15, waiting=4, kv_cache_use=0.75)),
         (OLD_VLLM, Gauges(kv_cache_use=0.5)),
         (SGLANG, Gauges(running=162, waiting=2826, kv_cache_use=0.28)),

@@ -1,4 +1,4 @@
-"""The table from HTTP to replies, row by row."""
+"""The table from HTTP to replies, row by row; what is inside a 2xx is in test_answer."""
 
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -12,6 +12,7 @@ from backfill.batch import Usage
 from backfill.engines import Answered, Lost, LostReason, Refused
 from backfill.engines.interpret import interpret
 
+CHAT = "/v1/chat/completions"
 ERROR = b'{"error":{"message":"too much","type":"x"}}'
 
 
@@ -21,7 +22,6 @@ ERROR = b'{"error":{"message":"too much","type":"x"}}'
         (200, b"", LostReason.BAD_ANSWER, False),
         (200, b"[1]", LostReason.BAD_ANSWER, False),
         (200, b'{"a":1}{"b":2}', LostReason.BAD_ANSWER, False),
-        (200, b'{"a":"\xff"}', LostReason.BAD_ANSWER, False),
         (200, b'{"a":' + b"[" * 9000 + b"]" * 9000 + b"}", LostReason.BAD_ANSWER, False),
         (200, b"data: {}\n\n", LostReason.BAD_ANSWER, False),
         (204, b"", LostReason.BAD_ANSWER, False),
@@ -39,7 +39,7 @@ ERROR = b'{"error":{"message":"too much","type":"x"}}'
     ],
 )
 def test_lost(status: int, body: bytes, reason: LostReason, never_sent: bool) -> None:
-    reply = interpret(status, {}, body)
+    reply = interpret(CHAT, status, {}, body)
     assert isinstance(reply, Lost)
     assert reply.reason is reason
     assert reply.never_sent is never_sent
@@ -48,12 +48,12 @@ def test_lost(status: int, body: bytes, reason: LostReason, never_sent: bool) ->
 
 @pytest.mark.parametrize("status", [400, 404, 405, 413, 415, 422, 451])
 def test_refused(status: int) -> None:
-    assert interpret(status, {}, ERROR) == Refused(status, ERROR)
+    assert interpret(CHAT, status, {}, ERROR) == Refused(status, ERROR)
 
 
 @pytest.mark.parametrize("body", [b"no such page", b'"no such page"', b'["no such page"]', b"<p>no such page</p>"])
 def test_a_refusal_without_an_object_gets_one(body: bytes) -> None:
-    reply = interpret(404, {}, body)
+    reply = interpret(CHAT, 404, {}, body)
     assert isinstance(reply, Refused)
     error = msgspec.json.decode(reply.body)["error"]
     assert "no such page" in error["message"]
@@ -61,8 +61,8 @@ def test_a_refusal_without_an_object_gets_one(body: bytes) -> None:
 
 
 def test_a_pretty_answer_becomes_one_line() -> None:
-    body = b'{\r\n  "text": "one\\ntwo",\n  "usage": null\n}\n'
-    reply = interpret(200, {}, body)
+    body = b'{\r\n  "choices": [\n{"message": {"content": "one\\ntwo"}}],\n  "usage": null\n}\n'
+    reply = interpret(CHAT, 200, {}, body)
     assert isinstance(reply, Answered)
     assert b"\n" not in reply.body
     assert b"\r" not in reply.body
@@ -83,8 +83,8 @@ def test_a_pretty_answer_becomes_one_line() -> None:
     ],
 )
 def test_usage_in_any_shape(usage: bytes, counted: Usage) -> None:
-    body = b'{"usage":' + usage + b"}"
-    assert interpret(200, {}, body) == Answered(200, body, counted)
+    body = b'{"choices":[{"message":{}}],"usage":' + usage + b"}"
+    assert interpret(CHAT, 200, {}, body) == Answered(200, body, counted)
 
 
 @pytest.mark.parametrize(
@@ -98,19 +98,22 @@ def test_usage_in_any_shape(usage: bytes, counted: Usage) -> None:
         ({"retry-after": "-1"}, None),
         ({"retry-after": "nan"}, None),
         ({"retry-after": "inf"}, None),
+        ({"retry-after": "9" * 5000}, None),
         ({"retry-after": "Wed, 21 Oct 2015 07:28:00 GMT"}, 0.0),
+        ({"retry-after": f"Wed, 21 Oct {'9' * 20} 07:28:00 GMT"}, None),
+        ({"retry-after": f"Wed, 21 Oct 2015 07:28:00 +{'9' * 20}"}, None),
     ],
 )
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after(status: int, headers: dict[str, str], seconds: float | None) -> None:
-    reply = interpret(status, headers, b"")
+    reply = interpret(CHAT, status, headers, b"")
     assert isinstance(reply, Lost)
     assert reply.retry_after_s == seconds
 
 
 def test_retry_after_a_date_to_come() -> None:
     moment = datetime.now(UTC) + timedelta(minutes=10)
-    reply = interpret(429, {"retry-after": format_datetime(moment, usegmt=True)}, b"")
+    reply = interpret(CHAT, 429, {"retry-after": format_datetime(moment, usegmt=True)}, b"")
     assert isinstance(reply, Lost)
     assert reply.retry_after_s is not None
     assert 500 < reply.retry_after_s <= 600
@@ -127,26 +130,42 @@ def test_retry_after_a_date_to_come() -> None:
     ],
 )
 def test_the_engines_own_words_are_kept(body: bytes) -> None:
-    reply = interpret(500, {}, body)
+    reply = interpret(CHAT, 500, {}, body)
     assert isinstance(reply, Lost)
     assert reply.message == "The engine answered HTTP 500: out of memory"
 
 
+def test_words_do_not_steer_a_terminal() -> None:
+    reply = interpret(CHAT, 500, {}, b'{"error":"\\u001b[2Jout\\u2028of\\u0000 memory\\u202e"}')
+    assert isinstance(reply, Lost)
+    assert reply.message == "The engine answered HTTP 500: [2Jout of memory"
+
+
 def test_long_words_are_cut() -> None:
-    reply = interpret(500, {}, b"x" * 100_000)
+    reply = interpret(CHAT, 500, {}, b"x" * 100_000)
     assert isinstance(reply, Lost)
     assert len(reply.message) < 600
 
 
+@pytest.mark.parametrize("message", [b"\\ud83d cut", b"half \xf0\x9f", b"1e999", b"[" * 700 + b"]" * 700])
+def test_a_refusal_can_always_be_read_again(message: bytes) -> None:
+    for body in (b'{"error":{"message":"%b"}}' % message, b'{"error":{"message":%b}}' % message):
+        reply = interpret(CHAT, 400, {}, body)
+        assert isinstance(reply, Refused)
+        assert isinstance(msgspec.json.decode(reply.body), dict)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.sampled_from(["error", "message", "usage", "a"]), inner),
+    lambda inner: (
+        st.lists(inner) | st.dictionaries(st.sampled_from(["choices", "error", "message", "usage", "a"]), inner)
+    ),
 )
 
 
 @given(st.integers(200, 599), st.binary() | JSON.map(msgspec.json.encode), st.text())
 def test_nothing_an_engine_says_can_hurt(status: int, body: bytes, header: str) -> None:
-    reply = interpret(status, {"retry-after": header}, body)
+    reply = interpret(CHAT, status, {"retry-after": header}, body)
     if isinstance(reply, (Answered, Refused)):
         assert isinstance(msgspec.json.decode(reply.body), dict)
         assert b"\n" not in reply.body

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from backfill.engines import Refused
-from backfill.engines.llamacpp_requests import Plan, merge_answers, name_model, plan_calls
+from backfill.engines.llamacpp.requests import Plan, merge_answers, name_model, plan_calls
 
 
 def plan(**members: object) -> Plan:
@@ -25,7 +25,7 @@ def plan(**members: object) -> Plan:
     ],
 )
 def test_a_single_call_keeps_its_bytes(body: bytes) -> None:
-    assert plan_calls(body) == Plan("m", (body,))
+    assert plan_calls(body) == Plan("m", (body,), is_streamed=True)
 
 
 def test_choices_become_calls_with_their_own_seed() -> None:

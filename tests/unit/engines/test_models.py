@@ -12,8 +12,8 @@ import gguf
 import numpy as np
 import pytest
 
-from backfill.engines import fetch, models
-from backfill.engines.requantise import requantise
+from backfill.engines.models import catalogue, fetch, whisper
+from backfill.engines.models.requantise import requantise
 from backfill.errors import ModelUnavailable
 
 NAME = "smollm2-135m-instruct"
@@ -57,8 +57,8 @@ def wheel_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         member="small_model/small.gguf",
         member_sha256=hashlib.sha256((folder / "small.gguf").read_bytes()).hexdigest(),
     )
-    model = models.CatalogueModel("small", source, "small.Q8_0.gguf", "Apache-2.0", "small")
-    monkeypatch.setitem(models.CATALOGUE, "small", model)
+    model = catalogue.CatalogueModel("small", source, "small.Q8_0.gguf", "Apache-2.0", "small")
+    monkeypatch.setitem(catalogue.CATALOGUE, "small", model)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
     return folder
@@ -66,12 +66,12 @@ def wheel_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_model_out_of_a_package(tmp_path: Path, wheel_dir: Path) -> None:
     stages: list[str] = []
-    path = models.ensure_model("small", tmp_path / "models", lambda stage, _done, _total: stages.append(stage))
+    path = catalogue.ensure_model("small", tmp_path / "models", lambda stage, _done, _total: stages.append(stage))
     assert path == tmp_path / "models" / "small.Q8_0.gguf"
     assert {"downloading small-model", "requantising to Q8_0"} <= set(stages)
     assert sorted(entry.name for entry in path.parent.iterdir()) == [".lock", "small.Q8_0.gguf"]
-    assert models.find_model("small", path.parent) == path
-    assert [file.name for file in models.list_models(path.parent) if file.path] == ["small"]
+    assert catalogue.find_model("small", path.parent) == path
+    assert [file.name for file in catalogue.list_models(path.parent) if file.path] == ["small"]
 
 
 def test_fetching_at_once_fetches_once(tmp_path: Path, wheel_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_fetching_at_once_fetches_once(tmp_path: Path, wheel_dir: Path, monkeypa
         return work_dir / "made"
 
     monkeypatch.setattr(fetch, "fetch_packaged", fetch_packaged)
-    threads = [threading.Thread(target=models.pull, args=("small", tmp_path / "models")) for _ in range(4)]
+    threads = [threading.Thread(target=catalogue.pull, args=("small", tmp_path / "models")) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -98,14 +98,14 @@ def test_fetching_given_up_leaves_nothing(tmp_path: Path, wheel_dir: Path, stage
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        models.pull("small", tmp_path / "models", give_up)
+        catalogue.pull("small", tmp_path / "models", give_up)
     assert [entry.name for entry in (tmp_path / "models").iterdir()] == [".lock"]
 
 
 def test_what_a_killed_process_left_is_cleared(tmp_path: Path, wheel_dir: Path) -> None:
     (tmp_path / ".fetch-old").mkdir()
     (tmp_path / ".fetch-old" / "half.gguf").write_bytes(b"half")
-    models.pull("small", tmp_path)
+    catalogue.pull("small", tmp_path)
     assert not (tmp_path / ".fetch-old").exists()
 
 
@@ -113,14 +113,14 @@ def test_another_wheel_of_that_name(tmp_path: Path, wheel_dir: Path) -> None:
     with zipfile.ZipFile(next(wheel_dir.glob("*.whl")), "a") as archive:
         archive.writestr("more", "bytes")
     with pytest.raises(ModelUnavailable, match="pip failed"):
-        models.pull("small", tmp_path / "models")
+        catalogue.pull("small", tmp_path / "models")
     assert [entry.name for entry in (tmp_path / "models").iterdir()] == [".lock"]
 
 
 def test_no_pip(tmp_path: Path, wheel_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.metadata, "distributions", lambda **_: iter(()))
     with pytest.raises(ModelUnavailable, match=r"--no-deps small-model==1\.0"):
-        models.pull("small", tmp_path / "models")
+        catalogue.pull("small", tmp_path / "models")
 
 
 def test_a_package_that_is_installed_needs_no_pip(
@@ -131,28 +131,28 @@ def test_a_package_that_is_installed_needs_no_pip(
         archive.extractall(site)
     monkeypatch.syspath_prepend(str(site))
     monkeypatch.setattr(importlib.metadata, "distributions", lambda **_: iter(()))
-    assert models.pull("small", tmp_path / "models").is_file()
+    assert catalogue.pull("small", tmp_path / "models").is_file()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(ModelUnavailable, match="cannot be written"):
-        models.pull(NAME, tmp_path / "file" / "models")
+        catalogue.pull(NAME, tmp_path / "file" / "models")
 
 
 def test_names_and_paths(tmp_path: Path) -> None:
     file = tmp_path / "mine.gguf"
     file.write_bytes(b"GGUF")
     for name in (str(file), "mine.gguf", "mine"):
-        assert models.find_model(name, tmp_path) == file
+        assert catalogue.find_model(name, tmp_path) == file
     with pytest.raises(ModelUnavailable, match=f"backfill models pull {NAME}"):
-        models.find_model(NAME, tmp_path)
+        catalogue.find_model(NAME, tmp_path)
     with pytest.raises(ModelUnavailable, match="neither a file nor"):
-        models.ensure_model("other", tmp_path)
+        catalogue.ensure_model("other", tmp_path)
     with pytest.raises(ModelUnavailable, match="cannot be fetched"):
-        models.pull("other", tmp_path)
+        catalogue.pull("other", tmp_path)
     with pytest.raises(ModelUnavailable, match="not of the form"):
-        models.pull("hf:only-one-part", tmp_path)
+        catalogue.pull("hf:only-one-part", tmp_path)
 
 
 def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,13 +167,13 @@ def test_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         HfApi=lambda: SimpleNamespace(list_repo_files=lambda _repository: names), hf_hub_download=download
     )
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
-    path = models.pull("hf:some/repo", tmp_path)
+    path = catalogue.pull("hf:some/repo", tmp_path)
     assert path == tmp_path / "some--repo--m-Q8_0.gguf"
     assert path.read_bytes() == b"some/repo"
-    assert models.find_model("hf:some/repo", tmp_path) == path
-    assert models.find_model("hf:some/repo:sub/m-Q8_0.gguf", tmp_path) == path
+    assert catalogue.find_model("hf:some/repo", tmp_path) == path
+    assert catalogue.find_model("hf:some/repo:sub/m-Q8_0.gguf", tmp_path) == path
     with pytest.raises(ModelUnavailable, match="backfill models pull hf:other/repo"):
-        models.find_model("hf:other/repo", tmp_path)
+        catalogue.find_model("hf:other/repo", tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -186,13 +186,13 @@ def test_the_hub_leaves_no_choice(
     hub = SimpleNamespace(HfApi=lambda: SimpleNamespace(list_repo_files=lambda _repository: names))
     monkeypatch.setitem(sys.modules, "huggingface_hub", hub)
     with pytest.raises(ModelUnavailable, match=words):
-        models.pull("hf:some/repo", tmp_path)
+        catalogue.pull("hf:some/repo", tmp_path)
 
 
 def test_the_hub_without_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ModelUnavailable, match=r"backfill\[hub\]"):
-        models.pull("hf:some/repo", tmp_path)
+        catalogue.pull("hf:some/repo", tmp_path)
 
 
 def test_requantising_keeps_all_but_the_type(tmp_path: Path) -> None:
@@ -209,3 +209,81 @@ def test_requantising_keeps_all_but_the_type(tmp_path: Path) -> None:
         assert list(old.shape) == list(new.shape)
         was = gguf.quants.dequantize(old.data, old.tensor_type)
         assert np.allclose(was, gguf.quants.dequantize(new.data, new.tensor_type), atol=0.01)
+
+
+FILES = {"model.bin": b"one and two", "vocabulary.txt": b"words"}
+
+
+@pytest.fixture
+def folder_packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with two packages that hold a model in parts; the catalogue and pip know no other."""
+    folder = tmp_path / "wheels"
+    folder.mkdir()
+    parts = {"one": {"data/a": b"one ", "data/words": FILES["vocabulary.txt"]}, "two": {"data/b": b"and two"}}
+    wheels = []
+    for name, members in parts.items():
+        path = folder / f"heard_{name}-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            for member, content in members.items():
+                archive.writestr(f"heard_{name}/{member}", content)
+            info = f"heard_{name}-1.0.dist-info"
+            archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: heard-{name}\nVersion: 1.0\n")
+            archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr(f"{info}/RECORD", "")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        wheels.append(whisper.PackagedWheel(f"heard-{name}", "1.0", digest, path.stat().st_size))
+    places = {"model.bin": ("heard_one/data/a", "heard_two/data/b"), "vocabulary.txt": ("heard_one/data/words",)}
+    files = [
+        whisper.PackagedFile(name, places[name], hashlib.sha256(content).hexdigest()) for name, content in FILES.items()
+    ]
+    source = whisper.PackagedFolder(tuple(wheels), tuple(files))
+    monkeypatch.setitem(
+        catalogue.CATALOGUE, "heard", catalogue.CatalogueModel("heard", source, "heard", "MIT", "heard")
+    )
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+    return folder
+
+
+def read_folder(path: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in path.iterdir()}
+
+
+def test_a_folder_out_of_several_packages(tmp_path: Path, folder_packages: Path) -> None:
+    path = catalogue.ensure_model("heard", tmp_path / "models")
+    assert path == tmp_path / "models" / "heard"
+    assert read_folder(path) == FILES
+    assert sorted(entry.name for entry in path.parent.iterdir()) == [".lock", "heard"]
+    assert catalogue.find_model("heard", path.parent) == path
+    listed = [file for file in catalogue.list_models(path.parent) if file.path]
+    assert [(file.name, file.size_bytes) for file in listed] == [("heard", 16)]
+    assert catalogue.choose_engine(path) == "speech"
+
+
+def test_packages_of_a_folder_that_are_installed_need_no_pip(
+    tmp_path: Path, folder_packages: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = tmp_path / "site"
+    for wheel in folder_packages.glob("*.whl"):
+        with zipfile.ZipFile(wheel) as archive:
+            archive.extractall(site)
+    monkeypatch.syspath_prepend(str(site))
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda **_: iter(()))
+    assert read_folder(catalogue.pull("heard", tmp_path / "models")) == FILES
+    (site / "heard_two" / "data" / "b").write_bytes(b"and tow")
+    with pytest.raises(ModelUnavailable, match=r"model\.bin in the packages .* is not the one expected"):
+        catalogue.pull("heard", tmp_path / "others")
+    (site / "heard_two" / "data" / "b").unlink()
+    with pytest.raises(ModelUnavailable, match="do not hold heard_two/data/b"):
+        catalogue.pull("heard", tmp_path / "others")
+    assert [entry.name for entry in (tmp_path / "others").iterdir()] == [".lock"]
+
+
+def test_a_folder_of_ones_own(tmp_path: Path) -> None:
+    folder = tmp_path / "whisper-mine"
+    folder.mkdir()
+    with pytest.raises(ModelUnavailable, match="neither a file nor"):
+        catalogue.find_model("whisper-mine", tmp_path)
+    (folder / "model.bin").write_bytes(b"weights")
+    assert catalogue.find_model("whisper-mine", tmp_path) == catalogue.find_model(str(folder), tmp_path) == folder
+    assert catalogue.list_models(tmp_path)[-1] == catalogue.ModelFile("whisper-mine", folder, 7)

@@ -18,9 +18,9 @@ from backfill.engines import (
     LlamaCppReplica,
     Lost,
     Refused,
-    hosted,
 )
-from backfill.engines.restarts import RestartPace
+from backfill.engines.child import server as child_server
+from backfill.engines.child.restarts import RestartPace
 from backfill.errors import EngineUnavailable
 from tests.unit.engines.conftest import ScriptedServer
 
@@ -43,7 +43,7 @@ async def test_external_is_found_and_called(server: ScriptedServer, replica: Ext
     server.answer(404)  # an engine without a list of models is an engine all the same
     await asyncio.gather(replica.start(), replica.start())
     assert replica.address == f"{server.url.origin()}/base"
-    server.answer(200, b"{}")
+    server.answer(200, b'{"choices":[{"message":{}}]}')
     assert isinstance(await replica.send(CHAT, b"{}"), Answered)
     assert [head.split(b" ")[1] for head, _ in server.requests] == [b"/base/v1/models", b"/base/v1/chat/completions"]
     assert all(b"Authorization: Bearer sk-1" in head for head, _ in server.requests)
@@ -83,7 +83,7 @@ async def test_external_gauges(server: ScriptedServer, replica: ExternalReplica)
 
 
 async def test_external_endpoint_it_does_not_have(replica: ExternalReplica) -> None:
-    assert isinstance(await replica.send("/v1/rerank", b"{}"), Refused)
+    assert isinstance(await replica.send("/v1/nowhere", b"{}"), Refused)
 
 
 async def test_credentials_in_the_url_become_a_header(server: ScriptedServer, engine_client: EngineClient) -> None:
@@ -107,7 +107,7 @@ def built_in(tmp_path: Path, engine_client: EngineClient) -> Callable[..., Llama
 
 async def test_built_in_that_is_not_up(built_in: Callable[..., LlamaCppReplica]) -> None:
     replica = built_in()
-    reply = await replica.send(CHAT, b"{}")
+    reply = await replica.send(CHAT, b'{"messages":[{"role":"user","content":"x"}]}')
     assert isinstance(reply, Lost)
     assert reply.never_sent
     assert isinstance(await replica.send("/v1/embeddings", b"{}"), Refused)
@@ -132,7 +132,7 @@ async def test_a_stop_ends_a_start(built_in: Callable[..., LlamaCppReplica], mon
         finally:
             given_up.set()
 
-    monkeypatch.setattr(hosted, "ensure_model", fetch_for_ever)
+    monkeypatch.setattr(child_server, "ensure_model", fetch_for_ever)
     replica = built_in()
     starts = [asyncio.create_task(replica.start()) for _ in range(2)]
     assert await asyncio.to_thread(begun.wait, 5)
@@ -153,12 +153,12 @@ async def test_a_cancelled_caller_leaves_the_start_to_the_others(
         assert go_on.wait(5)
         return Path("there")
 
-    async def refuse_to_run(_server: hosted.ChildServer, _launch: hosted.Launch) -> None:
+    async def refuse_to_run(_server: child_server.ChildServer, _launch: child_server.Launch) -> None:
         raise EngineUnavailable("as far as it goes")
 
-    monkeypatch.setattr(hosted, "ensure_model", fetch)
+    monkeypatch.setattr(child_server, "ensure_model", fetch)
     replica = built_in()
-    monkeypatch.setattr(hosted.ChildServer, "_spawn", refuse_to_run)
+    monkeypatch.setattr(child_server.ChildServer, "_spawn", refuse_to_run)
     first, second = asyncio.create_task(replica.start()), asyncio.create_task(replica.start())
     assert await asyncio.to_thread(begun.wait, 5)
     first.cancel()

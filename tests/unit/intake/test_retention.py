@@ -1,6 +1,7 @@
 """Files whose time is over go, and so does what a crash left; nothing else does."""
 
 import asyncio
+import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -10,14 +11,19 @@ import pytest
 from backfill.app import open_rooms
 from backfill.batch import File, FileStatus
 from backfill.config import Config, LimitsConfig, load_config
-from backfill.errors import NotFound
+from backfill.errors import NotFound, StoreUnavailable
 from backfill.intake import Intake, PartUploads, Retention, UploadPlan, new_file_id, sweep_files
 from backfill.store import LocalBlobs, Metadata, content_key, file_prefix, part_key
+from backfill.store.faults import failing
 from backfill.turns import BatchRequest, Turns, now_ms
 from tests.support.lines import request_lines
 from tests.support.rooms import OWNER, seal, wait_until
 
 PAST_MS = 1000
+
+
+def holds(blobs: LocalBlobs, quarantined: int) -> bool:
+    return len(blobs.list_folders("quarantine")) == quarantined
 
 
 @pytest.fixture
@@ -143,7 +149,68 @@ def make_config(tmp_path: Path) -> Config:
 
 
 async def test_a_start_sweeps(tmp_path: Path) -> None:
-    orphan = content_key(new_file_id())
-    LocalBlobs(tmp_path / "blobs").write(orphan, b"x")
     async with open_rooms(make_config(tmp_path)) as rooms:
-        assert rooms.blobs.list_folders("files") == []
+        kept = await seal(rooms.intake, request_lines(2))
+    orphan = new_file_id()
+    blobs = LocalBlobs(tmp_path / "blobs")
+    blobs.write(content_key(orphan), b"x")
+    async with open_rooms(make_config(tmp_path)) as rooms:
+        assert rooms.blobs.list_folders("files") == [kept.id]
+        (name,) = blobs.list_folders("quarantine")
+        assert name.endswith(f"-files-{orphan}")
+        assert blobs.read(f"quarantine/{name}/content") == b"x"
+
+
+async def test_the_quarantine_is_emptied_only_after_its_time(intake: Intake, metadata: Metadata) -> None:
+    blobs = intake.blobs
+    blobs.write(content_key(new_file_id()), b"x")
+    await sweep_files(blobs, metadata)
+    for quarantine_h, left in ((1.0, 1), (0.0, 0)):
+        retention = Retention(intake, metadata, tick_s=0.01, quarantine_h=quarantine_h)
+        running = asyncio.create_task(retention.run())
+        if left:
+            # A file that is due goes in the same round.
+            await add(intake, metadata, PAST_MS)
+        await wait_until(functools.partial(holds, blobs, left))
+        retention.stop()
+        await asyncio.wait_for(running, 5)
+        assert len(blobs.list_folders("quarantine")) == left
+
+
+async def test_what_cannot_be_removed_now_is_removed_later(
+    intake: Intake, metadata: Metadata, retention: Retention, blobs: LocalBlobs
+) -> None:
+    file = await add(intake, metadata, None)
+    with failing("blob.remove", times=2) as failure:
+        # Without its row there is no file, so the client need not hear of it.
+        await intake.remove(file.id)
+        assert blobs.list_folders("files") == [file.id]
+        with pytest.raises(StoreUnavailable):
+            await retention.remove_left()
+        await retention.remove_left()
+        assert failure.failed == 2
+    assert (blobs.list_folders("files"), intake.left) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "point", ["blob.create", "blob.write", "blob.sealed", "metadata.begin", "metadata.before_commit"]
+)
+async def test_an_upload_that_failed_leaves_nothing(
+    intake: Intake, metadata: Metadata, retention: Retention, blobs: LocalBlobs, point: str
+) -> None:
+    with failing(point), pytest.raises(StoreUnavailable):
+        await seal(intake, request_lines(2))
+    await retention.remove_left()
+    assert blobs.list_folders("files") == []
+
+
+async def test_an_upload_whose_row_was_written_after_all_keeps_its_bytes(
+    intake: Intake, metadata: Metadata, retention: Retention, blobs: LocalBlobs
+) -> None:
+    # The first write looks for a reserved row.
+    with failing("metadata.committed", first=2), pytest.raises(StoreUnavailable):
+        await seal(intake, request_lines(2))
+    await retention.remove_left()
+    (file_id,) = await metadata.list_file_ids()
+    assert blobs.read(content_key(file_id)) == request_lines(2)
+    assert intake.left == []

@@ -1,5 +1,6 @@
 """One pass over a file: what is indexed, what is found wrong, and that the pieces it came in do not matter."""
 
+import gzip
 import itertools
 import json
 
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from backfill.index import LineIndex, Survey
 from backfill.intake import LineScanner
+from backfill.turns import judge
+from backfill.wire import Fault, read_fault
 from tests.support.lines import request_line
 
 CHAT = "/v1/chat/completions"
@@ -70,14 +73,87 @@ def test_lines_past_the_limit_are_counted_but_not_kept() -> None:
     assert "30" in survey.problems[0].message
 
 
+GOOD = request_line(1) + b"\n" + request_line(2) + b"\n"
+ARRAY = b"[" + request_line(1) + b", " + request_line(2) + b"]"
+PRETTY = json.dumps(json.loads(request_line(1)), indent=2).encode() + b"\n"
+FOREIGN = [
+    (gzip.compress(GOOD), "a gzip file; decompress it first"),
+    (b"\x28\xb5\x2f\xfd\x24\n\n", "a Zstandard file; decompress it first"),
+    (b"PK\x03\x04\x14\0\n", "a ZIP file"),
+    (b"PAR1\x15\n\0PAR1", "a Parquet file"),
+    (GOOD.decode().encode("utf-16"), "UTF-16 text; save it as UTF-8"),
+    (GOOD.decode().encode("utf-16-le"), "UTF-16 text; save it as UTF-8"),
+    (GOOD.decode().encode("utf-16-be"), "UTF-16 text; save it as UTF-8"),
+    (GOOD.decode().encode("utf-32"), "UTF-32 text; save it as UTF-8"),
+    (ARRAY, "a JSON array; put each request on a line of its own"),
+    (ARRAY.replace(b", {", b",\n {"), "a JSON array; put each request on a line of its own"),
+    (b"\xef\xbb\xbf\r\n[\r\n" + GOOD + b"]", "a JSON array; put each request on a line of its own"),
+    (PRETTY * 3, "pretty-printed JSON; each request must stand on one line"),
+    (b'{"custom_id": "a",\n "body": {}}\n', "pretty-printed JSON; each request must stand on one line"),
+    (b'custom_id,prompt\n1,"hello"\n', 'CSV or other text (it begins with "custom_id,prompt")'),
+    (b'"custom_id";"prompt"\n1;"hello"\n', "CSV or other text"),
+    (b"<html>\n<body>\n", "XML or HTML"),
+]
+
+
+@pytest.mark.parametrize("step", [1, 3, 1 << 20])
+@pytest.mark.parametrize(("data", "words"), FOREIGN)
+def test_a_file_that_is_no_json_lines_is_told_what_it_is_once(data: bytes, words: str, step: int) -> None:
+    index, survey = scan(*(data[start : start + step] for start in range(0, len(data), step)))
+    (problem,) = survey.problems
+    assert (problem.code, problem.line, survey.problem_count) == ("invalid_file_format", None, 1)
+    assert problem.message.startswith(f"The file is {words}")
+    assert (len(index), survey.lines) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "first", [b"{", b'{"custom_id": "a",', b"[1, 2]", b"[]", b"5", b"null", b"hello", b"\0\0\0\0", b"\xff", b"{}"]
+)
+def test_one_bad_first_line_is_not_taken_for_a_bad_file(first: bytes) -> None:
+    index, survey = scan(first + b"\n" + GOOD)
+    assert [problem.line for problem in survey.problems] == [1]
+    assert (len(index), survey.lines) == (2, 3)
+
+
+def test_what_stands_further_down_does_not_change_what_the_file_is() -> None:
+    _, survey = scan(GOOD + b"a,b\n" + gzip.compress(b"x") + b"\n" + PRETTY)
+    assert survey.problem_count > 5
+    assert "invalid_file_format" not in {problem.code for problem in survey.problems}
+
+
+def test_requests_that_cannot_be_sent_are_no_fault_of_the_file() -> None:
+    lines = [
+        request_line(0),
+        request_line(1, stream=True),
+        b'{"custom_id":"2","params":{}}',
+        b'{"custom_id":"3","body":{"model":"m","messages":["\\ud83d"]}}',
+        request_line(4, model=None),
+        b'{"custom_id":"5","body":{"model":"m","input":"x"}}',
+        b'{"custom_id":"6","body":{"input":"x"}}',
+    ]
+    index, survey = scan(b"\n".join(lines))
+    assert (len(index), survey.lines, survey.problem_count) == (7, 7, 0)
+    chat, embeddings = (judge(survey, name, "m").of_requests for name in (CHAT, "/v1/embeddings"))
+    assert [problem.line for problem in chat.problems] == [2, 3, 4, 6, 7]
+    assert "body.messages[0]: \\ud83d at byte 51 of the line" in chat.problems[2].message
+    assert [problem.line for problem in embeddings.problems] == [1, 2, 3, 4, 5]
+    # Of each line the first reason counts, so that it is known how many are left.
+    assert [judge(survey, name, None).of_requests.problem_count for name in (CHAT, "/v1/embeddings")] == [6, 6]
+    assert (chat.problem_count, survey.lines_without_model) == (5, 2)
+    assert [read_fault(shape) for shape in index.shapes[:4]] == [None, Fault.STREAM, Fault.PARAMS, Fault.UNREADABLE]
+    data = b"\n".join(lines)
+    offset, length = index.body_offsets[3], index.body_lengths[3]
+    assert data[offset : offset + length] == lines[3]
+
+
 def test_what_endpoint_a_line_fits_and_which_models_there_are() -> None:
     lines = [request_line(1), request_line(2, model=None), b'{"custom_id":"e","body":{"model":"e","input":"x"}}']
     index, survey = scan(b"\n".join(lines))
-    assert survey.endpoints[CHAT].problem_count == 1
-    assert survey.endpoints[CHAT].problems[0].line == 3
-    assert survey.endpoints["/v1/embeddings"].problem_count == 2
+    chat = judge(survey, CHAT, "m").of_requests
+    assert (chat.problem_count, chat.problems[0].line) == (1, 3)
+    assert judge(survey, "/v1/embeddings", "m").of_requests.problem_count == 2
     assert survey.models == ("m", "e")
-    assert (survey.lines_without_model, survey.first_without_model) == (1, 2)
+    assert (survey.lines_without_model, judge(survey, CHAT, None).of_requests.problems[0].line) == (1, 2)
     assert [index.model_names[model] for model in index.models] == ["m", None, "e"]
 
 

@@ -12,8 +12,9 @@ from msgspec.structs import replace
 
 from backfill.batch import Outcome, Usage
 from backfill.errors import StoreUnavailable
-from backfill.journal import Fold, Record, SegmentWriter, Tail
-from backfill.journal.record import HEADER_BYTES, encode_header, encode_record, scan_records
+from backfill.journal import Fold, Record, SegmentWriter, SyncGroup, Tail, begin_segment
+from backfill.journal.record import HEADER_BYTES, encode_header, encode_record
+from backfill.journal.segment import scan_records
 from backfill.store import AppendFile, BlobReader, LocalBlobs, segment_key
 
 BATCH = "0b5f7a3e-0000-4000-8000-000000000001"
@@ -318,3 +319,59 @@ async def test_a_tail_does_not_look_behind_a_torn_record(blobs: LocalBlobs) -> N
     await later.close()
     assert read_tail(tail) == [b"1"]
     tail.close()
+
+
+async def test_segments_that_share_their_syncs_are_each_whole(blobs: LocalBlobs) -> None:
+    syncs = SyncGroup()
+    batch_ids = [f"0b5f7a3e-0000-4000-8000-00000000001{number}" for number in range(4)]
+    writers = [SegmentWriter(begin_segment(blobs, batch_id, 1), syncs) for batch_id in batch_ids]
+    for writer in writers:
+        writer.append(make_record(0))
+    await asyncio.gather(*(writer.sync() for writer in writers))
+    for batch_id, writer in zip(batch_ids, writers, strict=True):
+        await writer.close()
+        fold = Fold(blobs, batch_id, 1)
+        fold.refresh()
+        assert fold.counts.answered == 1
+        fold.close()
+
+
+async def test_a_segment_that_cannot_be_synced_fails_alone(blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
+    syncs = SyncGroup()
+    sound, broken = (SegmentWriter(begin_segment(blobs, BATCH, epoch), syncs) for epoch in (1, 2))
+    sync = AppendFile.sync
+
+    def fail(file: AppendFile) -> None:
+        if file is broken._file:
+            message = "no space left"
+            raise StoreUnavailable(message)
+        sync(file)
+
+    monkeypatch.setattr(AppendFile, "sync", fail)
+    for writer in (sound, broken):
+        writer.append(make_record(0))
+    outcomes = await asyncio.gather(sound.sync(), broken.sync(), return_exceptions=True)
+    assert outcomes[0] is None
+    assert isinstance(outcomes[1], StoreUnavailable)
+    for writer in (sound, broken):
+        await writer.close()
+
+
+@pytest.mark.parametrize("reads", [False, True])
+async def test_whoever_makes_a_segment_durable_makes_its_name_so(
+    blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch, *, reads: bool
+) -> None:
+    folders: list[Path] = []
+    for module in ("disk", "append_file"):
+        monkeypatch.setattr(f"backfill.store.{module}.sync_folder", folders.append)
+    writer = await SegmentWriter.create(blobs, BATCH, 1)
+    writer.append(make_record(0))
+    writer._write_pending()
+    if reads:
+        tail = Tail(blobs, BATCH, 1)
+        assert len(tail.read(100)) == 1
+        tail.close()
+    else:
+        await writer.sync()
+    assert [folder.name for folder in folders] == [BATCH]
+    await writer.close()

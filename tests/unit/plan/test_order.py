@@ -15,7 +15,7 @@ def build(rows: list[Row], *, digests: dict[int, int] | None = None, models: dic
     for line, (hashes, answer_tokens) in enumerate(rows):
         row = (*hashes, *[0] * (PREFIX_LEVELS - len(hashes)))
         model, digest = (models or {}).get(line, "m"), (digests or {}).get(line, 0)
-        builder.add(100 * line, LineFacts(10, 50, model, 20, answer_tokens, row, digest), b'"%d"' % line)
+        builder.add(100 * line, LineFacts(10, 50, model, 20, answer_tokens, row, digest, 7), b'"%d"' % line)
     return builder.build()
 
 

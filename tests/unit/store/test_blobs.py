@@ -2,6 +2,7 @@
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,18 @@ def test_the_last_blob_of_a_folder_takes_its_empty_folder_along(blobs: LocalBlob
     blobs.delete_folder("files/b")
     blobs.delete_folder("files/b")
     assert blobs.list_folders("files") == []
+
+
+def test_a_folder_that_two_remove_at_once_is_gone_for_both(blobs: LocalBlobs, tmp_path: Path) -> None:
+    folder = tmp_path / "blobs" / "files" / "a"
+    folder.mkdir(parents=True)
+    for number in range(1000):
+        (folder / str(number)).touch()
+
+    def remove() -> bool:
+        blobs.delete_folder("files/a")
+        return folder.exists()
+
+    with ThreadPoolExecutor(4) as threads:
+        removed = [threads.submit(remove) for _ in range(4)]
+        assert not any(task.result() for task in removed)

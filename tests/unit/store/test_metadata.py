@@ -1,15 +1,20 @@
 """Rows: what is written is read back, and a change happens only from the state that it expects."""
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
+from sqlalchemy.dialects.sqlite import dialect
 
 from backfill.batch import Batch, BatchProblem, Counts, File, FileStatus, State, Usage
 from backfill.errors import NotFound, StoreUnavailable
 from backfill.store import Metadata
+from backfill.store.metadata import _BATCHES_IN_STATE
+from backfill.store.turn_order import _IN_ROUND
 
 
 @pytest.fixture
@@ -146,3 +151,88 @@ async def test_a_database_that_is_none_is_told_so(tmp_path: Path) -> None:
     (tmp_path / "m.db").write_bytes(b"this is not a database at all" * 100)
     with pytest.raises(StoreUnavailable, match="cannot be opened"):
         await Metadata.open(tmp_path / "m.db")
+
+
+async def test_the_next_turn_is_found_by_the_index_and_in_its_order(metadata: Metadata, tmp_path: Path) -> None:
+    assert await metadata.find_batches([State.IN_PROGRESS]) == []
+    compiled = _BATCHES_IN_STATE.compile(dialect=dialect())
+    values = compiled.params | {"in_state": "in_progress", "due_at": 1, "free_at": 1, "most": 1}
+    wanted = tuple(values[name] for name in compiled.positiontup or ())
+    with closing(sqlite3.connect(tmp_path / "backfill.db")) as connection:
+        steps = connection.execute(f"EXPLAIN QUERY PLAN {compiled}", wanted).fetchall()
+    assert len(steps) == 1
+    assert "USING INDEX batches_by_turn (state=? AND deadline_at_ms<?)" in steps[0][3]
+
+
+async def test_an_owner_s_next_turn_is_found_without_reading_the_rows_of_others(
+    metadata: Metadata, tmp_path: Path
+) -> None:
+    assert await metadata.find_next(State.IN_PROGRESS, free_at_ms=1, after="", owners=1, most=1) == ([], [])
+    compiled = _IN_ROUND.compile(dialect=dialect())
+    values = {"in_state": "in_progress", "free_at": 1, "after": "", "most": 1}
+    wanted = tuple(values[name] for name in compiled.positiontup or ())
+    with closing(sqlite3.connect(tmp_path / "backfill.db")) as connection:
+        steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {compiled}", wanted)]
+    looks = [step for step in steps if "batches" in step]
+    assert len(looks) == 6
+    assert all("SEARCH batches USING INDEX" in step for step in looks)
+    assert sum("batches_by_owner_turn (state=? AND owner" in step for step in looks) == 3
+    assert not any("TEMP B-TREE" in step for step in steps)
+
+
+async def test_a_database_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "m.db"
+    old = await Metadata.open(path)
+    await old.add_batch(make_batch(1))
+    await old.close()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP INDEX batches_by_turn")
+        connection.execute("DROP INDEX batches_by_end")
+        connection.execute("DROP INDEX batches_by_owner_turn")
+        connection.execute("CREATE INDEX batches_by_state ON batches (state, deadline_at_ms)")
+        connection.execute("DROP TABLE api_keys")
+        for column in ("key_id", "prices", "reserved", "usage"):
+            connection.execute(f"ALTER TABLE batches DROP COLUMN {column}")
+        connection.execute("UPDATE alembic_version SET version_num = '0001'")
+        connection.commit()
+    new = await Metadata.open(path)
+    assert [batch.id for batch in await new.find_batches([State.IN_PROGRESS], limit=1)] == ["batch-1"]
+    await new.close()
+    with closing(sqlite3.connect(path)) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
+    assert {"batches_by_turn", "batches_by_end"} <= names
+    assert "batches_by_state" not in names
+
+
+async def test_owners_take_turns_and_of_each_the_highest_priority_is_first_then_the_earliest_deadline(
+    metadata: Metadata,
+) -> None:
+    for number, (owner, priority) in enumerate([("a", 0), ("a", 0), ("a", 2), ("b", 0), ("c", 1), ("c", 1)]):
+        await metadata.add_batch(msgspec.structs.replace(make_batch(number), owner=owner, priority=priority))
+    await metadata.change_batch("batch-3", values={"holder": "h", "lease_until_ms": 500})
+
+    async def find(after: str, most: int, free_at_ms: int = 400) -> list[str]:
+        _, found = await metadata.find_next(
+            State.IN_PROGRESS, free_at_ms=free_at_ms, after=after, owners=most, most=most
+        )
+        return [batch.id.removeprefix("batch-") for batch in found]
+
+    assert await find("", 1) == ["2"]
+    assert await find("a", 1) == ["5"]
+    assert await find("c", 1) == ["2"]
+    assert await find("a", 2) == ["5", "2"]
+    assert await find("", 3, free_at_ms=501) == ["2", "3", "5"]
+    assert await find("b", 6) == ["5", "2", "4", "1", "0"]
+    assert await metadata.find_next(State.VALIDATING, free_at_ms=1, after="", owners=5, most=5) == ([], [])
+
+
+async def test_no_more_are_found_than_asked_for(metadata: Metadata) -> None:
+    for number in range(5):
+        await metadata.add_batch(make_batch(number))
+    find = metadata.find_batches
+    assert [b.id for b in await find([State.IN_PROGRESS], limit=2)] == ["batch-4", "batch-3"]
+    assert [b.id for b in await find([State.IN_PROGRESS], limit=2, besides=["batch-4"])] == ["batch-3", "batch-2"]
+    await metadata.change_batch("batch-0", values={"state": State.FINALIZING})
+    await metadata.change_batch("batch-1", values={"state": State.EXPIRING})
+    assert [b.id for b in await find([State.FINALIZING, State.EXPIRING], limit=1)] == ["batch-1"]
+    assert await metadata.find_epochs(State.IN_PROGRESS, ["batch-1", "batch-2"]) == {"batch-2": 0}

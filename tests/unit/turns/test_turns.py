@@ -8,10 +8,12 @@ import pytest
 
 from backfill.batch import BatchProblem, Counts, Dialect, File, FileStatus, State
 from backfill.config import LimitsConfig
-from backfill.errors import Conflict, InvalidInput, NotFound, TurnLost
+from backfill.errors import Conflict, InvalidInput, NotFound, StoreUnavailable, TurnLost
 from backfill.index import EndpointSurvey, Survey
 from backfill.store import Metadata
-from backfill.turns import BatchRequest, Turns, judge, parse_window
+from backfill.store.faults import failing
+from backfill.turns import BatchRequest, Turns, judge
+from backfill.wire import parse_window
 
 CHAT = "/v1/chat/completions"
 HOUR_MS = 3_600_000
@@ -78,15 +80,27 @@ async def test_a_new_batch_waits_to_be_judged_and_knows_its_deadline_and_model(w
     assert await world.metadata.get_batch(batch.id) == batch
 
 
-@pytest.mark.parametrize(("window", "window_ms"), [("24h", 24 * HOUR_MS), ("30m", HOUR_MS // 2), ("2d", 48 * HOUR_MS)])
+@pytest.mark.parametrize(
+    ("window", "window_ms"),
+    [
+        ("24h", 24 * HOUR_MS),
+        ("15m", HOUR_MS // 4),
+        ("030M", HOUR_MS // 2),
+        ("2D", 48 * HOUR_MS),
+        ("72h", 72 * HOUR_MS),
+        ("4320m", 72 * HOUR_MS),
+    ],
+)
 def test_windows(window: str, window_ms: int) -> None:
-    assert parse_window(window) == window_ms
+    assert parse_window(window, 0.25, 72) == window_ms
 
 
-@pytest.mark.parametrize("window", ["", "24", "h", "0h", "-1h", "24 h", "1w", "99999h"])
-def test_windows_that_are_none(window: str) -> None:
-    with pytest.raises(InvalidInput, match="completion_window"):
-        parse_window(window)
+@pytest.mark.parametrize(
+    "window", ["", "24", "h", "0h", "-1h", "24 h", "1w", "14m", "73h", "4d", "9" * 99 + "h", "\u0661h"]
+)
+def test_windows_that_are_none_are_told_the_bounds(window: str) -> None:
+    with pytest.raises(InvalidInput, match="must be a whole number and m, h or d, from 15m to 72h; got"):
+        parse_window(window, 0.25, 72)
 
 
 async def test_what_cannot_be_created(world: World) -> None:
@@ -112,26 +126,50 @@ async def test_a_bad_file_fails_the_batch_with_its_reasons(world: World) -> None
     assert failed.ended_at_ms == world.clock.now_ms
 
 
-def test_a_file_is_judged_by_endpoint_and_by_model() -> None:
+def find_lines(survey: EndpointSurvey) -> list[int | None]:
+    return [problem.line for problem in survey.problems]
+
+
+def test_what_fails_the_batch_and_what_fails_a_request_are_told_apart() -> None:
     survey = Survey(
-        lines=3,
+        lines=9,
         problems=(BatchProblem("b", "second", line=2),),
         problem_count=1,
+        targets={CHAT: EndpointSurvey((BatchProblem("u", "url", line=4),), 1)},
         endpoints={CHAT: EndpointSurvey((BatchProblem("a", "first", line=1),), 5)},
-        lines_without_model=2,
-        first_without_model=3,
+        without_model={CHAT: EndpointSurvey((BatchProblem("m", "third", line=3),), 1)},
     )
-    problems, count = judge(survey, CHAT, None, Dialect.TOGETHER)
-    assert [problem.line for problem in problems] == [1, 2, 3]
-    assert count == 7
-    assert judge(survey, "/v1/embeddings", "m", Dialect.TOGETHER)[1] == 1
+    verdict = judge(survey, CHAT, None)
+    assert verdict.fails
+    assert (find_lines(verdict.of_file), verdict.of_file.problem_count) == ([2], 1)
+    assert (find_lines(verdict.of_requests), verdict.of_requests.problem_count) == ([1, 3], 6)
+    assert (find_lines(verdict.reasons), verdict.reasons.problem_count) == ([1, 2, 3], 7)
+    assert find_lines(judge(survey, CHAT, None, Dialect.OPENAI).of_file) == [2, 4]
+    assert find_lines(judge(survey, CHAT, "m").of_requests) == [1]
+    assert judge(survey, "/v1/embeddings", "m").reasons.problem_count == 1
+
+
+@pytest.mark.parametrize(("unsendable", "fails"), [(0, False), (1, False), (2, False), (3, True)])
+def test_a_batch_fails_only_if_no_request_is_left(unsendable: int, fails: bool) -> None:
+    problems = tuple(BatchProblem("a", "bad", line=line + 1) for line in range(unsendable))
+    survey = Survey(lines=3, endpoints={CHAT: EndpointSurvey(problems, unsendable)})
+    assert judge(survey, CHAT, "m").fails is fails
+    assert not judge(survey, "/v1/completions", "m").fails
 
 
 async def test_one_line_without_model_does_not_borrow_that_of_the_others(world: World) -> None:
-    survey = Survey(lines=2, models=("m",), lines_without_model=1, first_without_model=2)
+    nameless = EndpointSurvey((BatchProblem("missing_model", "none", line=2),), 1)
+    survey = Survey(lines=2, models=("m",), lines_without_model=1, without_model={CHAT: nameless})
     batch = await world.turns.create(BatchRequest("o", CHAT, await world.add_file(survey)))
     await world.turns.admit_waiting()
-    assert await world.state(batch.id) is State.FAILED
+    assert batch.model_id is None
+    assert await world.state(batch.id) is State.IN_PROGRESS
+
+
+async def test_an_endpoint_without_its_version_is_the_same_one(world: World) -> None:
+    batch = await world.turns.create(BatchRequest("o", "/chat/completions", await world.add_file(), "24H"))
+    assert (batch.endpoint, batch.completion_window) == (CHAT, "24H")
+    assert batch.deadline_at_ms == world.clock.now_ms + 24 * 3_600_000
 
 
 async def test_a_turn_is_held_by_one_and_by_nobody_else_until_its_lease_ends(world: World) -> None:
@@ -140,7 +178,7 @@ async def test_a_turn_is_held_by_one_and_by_nobody_else_until_its_lease_ends(wor
     assert (turn.batch.id, turn.epoch) == (batch_id, 1)
     assert await world.others.take(5) == []
     world.clock.now_ms += 29_000
-    await world.turns.renew()
+    await world.turns.renew([turn])
     world.clock.now_ms += 29_000
     assert await world.others.take(5) == []
     world.clock.now_ms += 2_000
@@ -173,8 +211,8 @@ async def test_a_holder_takes_no_second_turn_on_what_it_still_works_on(world: Wo
     batch_id = await world.start()
     (turn,) = await world.turns.take(9)
     world.clock.now_ms += HOUR_MS // 60
-    assert await world.turns.take(9, besides={batch_id}) == []
-    await world.turns.renew()
+    assert await world.turns.take(9, [turn]) == []
+    await world.turns.renew([turn])
     assert await world.turns.still_running([turn]) == {batch_id}
 
 
@@ -232,3 +270,55 @@ async def test_status_counts_and_files_become_visible_in_one_write(world: World)
     world.clock.now_ms += 1
     with pytest.raises(InvalidInput, match="output of Backfill"):
         await world.turns.create(BatchRequest("o", CHAT, "file-out"))
+
+
+async def test_what_was_taken_before_a_failure_is_not_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backfill.store.database._CHANGES_AT_ONCE", 1)
+    ids = {await world.start() for _ in range(3)}
+    with failing("metadata.begin", first=2):
+        taken = await world.turns.take(9)
+    assert len(taken) == 2
+    others = await world.turns.take(9, taken)
+    assert {turn.batch.id for turn in (*taken, *others)} == ids
+
+
+async def test_a_lease_that_nobody_works_on_runs_out(world: World) -> None:
+    """As after a write of which nobody knows whether it was made."""
+    await world.start()
+    (live,) = await world.turns.take(9)
+    taken = await world.start()
+    with failing("metadata.committed"), pytest.raises(StoreUnavailable):
+        await world.turns.take(9)
+    world.clock.now_ms += 20_000
+    await world.turns.renew([live])
+    world.clock.now_ms += 11_000
+    (turn,) = await world.others.take(9)
+    assert (turn.batch.id, turn.epoch) == (taken, 2)
+
+
+async def test_a_survey_that_cannot_be_read_holds_no_other_batch_up(world: World) -> None:
+    file_id = await world.add_file()
+    bad = await world.turns.create(BatchRequest("o", CHAT, file_id))
+    file = await world.metadata.get_file(file_id)
+    await world.metadata.delete_file(file_id)
+    await world.metadata.add_file(msgspec.structs.replace(file, survey=b"{"))
+    world.clock.now_ms += 1
+    good = await world.turns.create(BatchRequest("o", CHAT, await world.add_file()))
+    await world.turns.admit_waiting()
+    assert await world.state(bad.id) is State.FAILED
+    assert await world.state(good.id) is State.IN_PROGRESS
+
+
+async def test_more_batches_than_one_look_takes_are_all_admitted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("backfill.turns.turns._BATCHES_AT_ONCE", 3)
+    file_id = await world.add_file()
+    created = [await world.turns.create(BatchRequest("o", CHAT, file_id)) for _ in range(7)]
+    bell = world.turns.subscribe()
+    for admitted in (3, 6, 7):
+        await world.turns.admit_waiting()
+        states = [await world.state(batch.id) for batch in created]
+        assert states.count(State.IN_PROGRESS) == admitted
+        # Whoever looks is called again while there are more.
+        await bell.wait(60)
+    assert len(await world.turns.take(9)) == 6
+    assert len(await world.turns.take(9)) == 1

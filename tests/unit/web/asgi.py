@@ -23,7 +23,7 @@ def make_scope(method: str, path: str, query: str, headers: dict[str, str] | Non
         "query_string": query.encode(),
         "root_path": "",
         "headers": [(name.encode(), value.encode()) for name, value in (headers or {}).items()],
-        "server": ("backfill.test", 80),
+        "server": ("localhost", 80),
         "client": ("127.0.0.1", 1),
     }
 
@@ -56,27 +56,46 @@ async def split(body: bytes, *, size: int, disconnect: bool = False) -> AsyncIte
 
 
 class Stream:
-    """A GET whose answer is read piece by piece while it is being sent; a context manager that ends like a client."""
+    """An answer that is read piece by piece while it is being sent; a context manager that ends like a client."""
 
-    def __init__(self, app: ASGIApp, path: str) -> None:
+    def __init__(
+        self, app: ASGIApp, path: str, *, method: str = "GET", body: bytes = b"", headers: dict[str, str] | None = None
+    ) -> None:
         self._messages: asyncio.Queue[Message] = asyncio.Queue()
         self._gone = asyncio.Event()
         self._said = False
+        self._body = body
         self._rest = b""
         path, _, query = path.partition("?")
-        scope = make_scope("GET", path, query)
+        scope = make_scope(method, path, query, headers)
         self.task = asyncio.ensure_future(app(scope, self._receive, self._messages.put))
         self.status = 0
+        self.headers: dict[str, str] = {}
         self.is_complete = False
         """Whether the server said that there is no more."""
 
     async def __aenter__(self) -> Self:
-        self.status = (await self._messages.get())["status"]
+        start = await self._messages.get()
+        self.status = start["status"]
+        self.headers = {name.decode(): value.decode() for name, value in start["headers"]}
         return self
 
     async def __aexit__(self, *_: object) -> None:
         self.disconnect()
         await self.task
+
+    async def read_piece(self) -> bytes:
+        """The next piece as it was sent; nothing at the end of the answer, and where it is cut."""
+        message = await self._next_message()
+        self.is_complete = message is not None and not message.get("more_body", False)
+        return b"" if message is None else message["body"]
+
+    async def read_all(self) -> bytes:
+        """All that is left."""
+        pieces = []
+        while piece := await self.read_piece():
+            pieces.append(piece)
+        return b"".join(pieces)
 
     async def read_line(self) -> bytes:
         """The next line; nothing at the end of the answer, and where it is cut."""
@@ -111,6 +130,6 @@ class Stream:
     async def _receive(self) -> Message:
         if not self._said:
             self._said = True
-            return {"type": "http.request", "body": b"", "more_body": False}
+            return {"type": "http.request", "body": self._body, "more_body": False}
         await self._gone.wait()
         return {"type": "http.disconnect"}

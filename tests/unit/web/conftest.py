@@ -9,10 +9,15 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from backfill.batch import Batch, Counts
+from backfill.accounts import Keys, UsageBook
+from backfill.batch import Batch, Standing
+from backfill.catalogue import Catalogue
 from backfill.config import Config, load_config
-from backfill.intake import Intake
-from backfill.store import LocalBlobs, Metadata
+from backfill.engines import Fleet
+from backfill.intake import Intake, Retention
+from backfill.live import LiveTraffic
+from backfill.status import ServedModel
+from backfill.store import ApiKeys, LocalBlobs, Metadata, UsageRecords
 from backfill.turns import Turns
 from backfill.web.api import Services, create_app
 
@@ -58,8 +63,16 @@ class Api:
 MakeApi = Callable[..., Awaitable[Api]]
 
 
-async def _count_nothing(batch: Batch) -> Counts:
-    return batch.counts
+async def _measure_row(batch: Batch) -> Standing:
+    return Standing(batch.counts, batch.used)
+
+
+async def _forecast_nothing(_: Batch) -> None:
+    return None
+
+
+async def _list_models() -> list[ServedModel]:
+    return [ServedModel(name, ("/v1/chat/completions",)) for name in ("small-model", "large-model")]
 
 
 def make_config(data_dir: Path, **overrides: object) -> Config:
@@ -75,21 +88,31 @@ async def make_api(tmp_path: Path) -> AsyncIterator[MakeApi]:
         blobs = LocalBlobs(tmp_path / "blobs")
         metadata = await Metadata.open(tmp_path / "backfill.db")
         opened.append(metadata.close)
+        stored_keys = ApiKeys.open(metadata.database, tmp_path)
+        intake = Intake(blobs, metadata, config.limits, media=config.media)
         wired = Services(
             config=config,
             blobs=blobs,
             metadata=metadata,
-            intake=Intake(blobs, metadata, config.limits),
+            keys=Keys(stored_keys, [key.get_secret_value() for key in config.server.api_keys]),
+            intake=intake,
             turns=Turns(metadata, config.limits),
-            count=_count_nothing,
-            list_models=lambda: ["small-model", "large-model"],
+            measure=_measure_row,
+            usage=UsageBook(UsageRecords(metadata.database), _measure_row),
+            find_wait=lambda _: None,
+            forecast=_forecast_nothing,
+            foresee=_forecast_nothing,
+            catalogue=Catalogue.load(),
+            list_models=_list_models,
+            live=LiveTraffic(Fleet([]), config.live),
+            collect=Retention(intake, metadata, ages=config.retention).collect,
             list_replicas=lambda: (),
             signing_key=b"k" * 32,
         )
         wired = replace(wired, **(services or {}))
         app = create_app(wired)
         transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        client = httpx.AsyncClient(transport=transport, base_url="http://backfill.test")
+        client = httpx.AsyncClient(transport=transport, base_url="http://localhost")
         opened.append(client.aclose)
         return Api(app, client, wired)
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from backfill.batch import Batch, Counts, File, FileStatus
+from backfill.batch import Batch, Counts, File, FileStatus, Standing
 from backfill.web.api import idempotency
 from tests.unit.web.conftest import Api, MakeApi
 
@@ -80,12 +80,22 @@ async def test_trap_8_a_cancel_shows_in_progress_until_it_is_done(api: Api, file
     assert (await get_batch(api, batch_id))["status"] == "CANCELLED"
 
 
-async def test_trap_10_cancelling_what_has_ended_is_a_400(api: Api, file_id: str) -> None:
+async def test_cancelling_a_cancelled_batch_gives_it(api: Api, file_id: str) -> None:
     batch_id = (await api.create_batch(file_id))["id"]
     await api.client.post(f"/v1/batches/{batch_id}/cancel")
     await close(api, batch_id, Counts(total=2))
     response = await api.client.post(f"/v1/batches/{batch_id}/cancel")
-    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_batch_state")
+    assert (response.status_code, response.json()) == (200, await get_batch(api, batch_id))
+    assert response.json()["status"] == "CANCELLED"
+
+
+async def test_trap_10_cancelling_what_has_ended_otherwise_is_a_400(api: Api) -> None:
+    batch_id = (await api.create_batch((await api.upload(b"no json"))["id"]))["id"]
+    await api.services.turns.admit_waiting()
+    response = await api.client.post(f"/v1/batches/{batch_id}/cancel")
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (400, "invalid_batch_state")
+    assert error["message"] == "A batch that is failed cannot be cancelled."
     assert response.headers["x-should-retry"] == "false"
 
 
@@ -104,10 +114,10 @@ async def test_trap_19_bad_lines_fail_the_job_with_their_numbers(api: Api) -> No
 async def test_progress_of_a_running_batch_is_counted_and_of_an_ended_one_read(
     make_api: MakeApi, content: bytes
 ) -> None:
-    async def count(batch: Batch) -> Counts:
-        return Counts(total=2, answered=1)
+    async def measure(batch: Batch) -> Standing:
+        return Standing(Counts(total=2, answered=1))
 
-    api = await make_api(services={"count": count})
+    api = await make_api(services={"measure": measure})
     batch_id = (await api.create_batch((await api.upload(content))["id"]))["id"]
     await api.services.turns.admit_waiting()
     job = await get_batch(api, batch_id)
@@ -184,20 +194,29 @@ async def test_a_model_of_the_batch_and_a_window(api: Api, file_id: str) -> None
         (b"\xff", None, "not valid JSON"),
         (b"[]", None, "JSON object"),
         (b"null", None, "JSON object"),
-        (b'{"endpoint":"/v1/chat/completions"}', "input_file_id", "input_file_id is required."),
-        (b'{"input_file_id":"file-1"}', "endpoint", "endpoint is required."),
-        (b'{"endpoint":7,"input_file_id":"f"}', "endpoint", "endpoint must be a valid string."),
-        (b'{"endpoint":"/v1/chat/completions","input_file_id":null}', "input_file_id", "must be a valid string"),
-        (b'{"endpoint":"/v1/chat/completions","input_file_id":""}', "input_file_id", "at least 1 character"),
-        (b'{"endpoint":"/v1/chat/completions","input_file_id":"f","priority":"high"}', "priority", "valid integer"),
-        (b'{"endpoint":"/v1/chat/completions","input_file_id":"f","priority":true}', "priority", "valid integer"),
-        (b'{"endpoint":"/v1/chat/completions","input_file_id":"f","priority":99999999999}', "priority", "less than"),
-        (b'{"endpoint":"/v1/chat/completions","input_file_id":"f","model_id":["m"]}', "model_id", "valid string"),
+        (b'{"endpoint":"/v1/chat/completions"}', "input_file_id", "input_file_id is missing."),
+        (b'{"input_file_id":"file-1"}', "endpoint", "endpoint is missing."),
+        (b'{"endpoint":7,"input_file_id":"f"}', "endpoint", "endpoint must be a string."),
+        (b'{"endpoint":"/v1/chat/completions","input_file_id":null}', "input_file_id", "must be a string"),
+        (b'{"endpoint":"/v1/chat/completions","input_file_id":""}', "input_file_id", "must not be empty"),
+        (b'{"endpoint":"/v1/chat/completions","input_file_id":"f","priority":"high"}', "priority", "whole number"),
+        (b'{"endpoint":"/v1/chat/completions","input_file_id":"f","priority":true}', "priority", "whole number"),
+        (
+            b'{"endpoint":"/v1/chat/completions","input_file_id":"f","priority":99999999999}',
+            "priority",
+            "at most 2147483647",
+        ),
+        (b'{"endpoint":"/v1/chat/completions","input_file_id":"f","model_id":["m"]}', "model_id", "a string"),
         (b'{"endpoint":"/v1/images","input_file_id":"f"}', "endpoint", "/v1/chat/completions"),
         (
             b'{"endpoint":"/v1/chat/completions","input_file_id":"f","completion_window":"soon"}',
             "completion_window",
-            "24h",
+            "from 15m to 72h",
+        ),
+        (
+            b'{"endpoint":"/v1/chat/completions","input_file_id":"f","completion_window":"10m"}',
+            "completion_window",
+            'from 15m to 72h; got "10m"',
         ),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from backfill import errors
-from backfill.batch import Batch, Counts
+from backfill.batch import Batch, Standing
 from tests.unit.web.conftest import Api, MakeApi
 
 EXPECTED = [
@@ -15,13 +15,18 @@ EXPECTED = [
     (errors.InvalidConfig, 400, "invalid_config"),
     (errors.TooLarge, 413, "file_too_large"),
     (errors.Unauthorized, 401, "invalid_api_key"),
+    (errors.Forbidden, 403, "insufficient_scope"),
     (errors.NotFound, 404, "not_found"),
     (errors.Conflict, 400, "conflict"),
+    (errors.LimitReached, 429, "token_limit_exceeded"),
     (errors.EngineUnavailable, 503, "engine_unavailable"),
     (errors.ModelUnavailable, 503, "model_unavailable"),
     (errors.StoreUnavailable, 503, "store_unavailable"),
     (errors.StoreBusy, 503, "store_busy"),
+    (errors.StoreFull, 507, "insufficient_storage"),
     (errors.StoreCorrupt, 500, "store_corrupt"),
+    (errors.InputLost, 500, "input_lost"),
+    (errors.RowsLost, 500, "rows_lost"),
     (errors.TurnLost, 500, "turn_lost"),
     (errors.BackfillError, 500, "internal_error"),
 ]
@@ -43,7 +48,7 @@ def check_shape(response: httpx.Response) -> dict[str, Any]:
 
 
 async def ask_models(make_api: MakeApi, error: Exception) -> httpx.Response:
-    def fail() -> list[str]:
+    async def fail() -> list[Any]:
         raise error
 
     api = await make_api(services={"list_models": fail})
@@ -61,9 +66,10 @@ async def test_every_error_of_ours_has_a_status(
     response = await ask_models(make_api, kind("Cannot write /srv/backfill/x.", param="field"))
     error = check_shape(response)
     assert (response.status_code, error["code"], error["param"]) == (status, code, "field")
-    # A message about this machine is not for clients.
-    assert ("/srv/backfill" in error["message"]) is (status < 500)
-    assert (response.headers.get("x-should-retry") == "false") is (status < 500)
+    # A message about this machine is not for clients; that there is no room is told in words for them.
+    is_for_clients = status < 500 or status == 507
+    assert ("/srv/backfill" in error["message"]) is is_for_clients
+    assert (response.headers.get("x-should-retry") == "false") is is_for_clients
 
 
 async def test_trap_10_a_busy_store_says_when_to_come_back(make_api: MakeApi) -> None:
@@ -89,10 +95,10 @@ async def test_what_nobody_foresaw_is_a_500_that_tells_the_log_and_not_the_clien
 
 
 async def test_a_failing_count_does_not_hide_behind_a_200(make_api: MakeApi, content: bytes) -> None:
-    async def fail(batch: Batch) -> Counts:
+    async def fail(batch: Batch) -> Standing:
         raise errors.StoreCorrupt("The journal is damaged.")
 
-    api = await make_api(services={"count": fail})
+    api = await make_api(services={"measure": fail})
     file_id = (await api.upload(content))["id"]
     body = {"endpoint": "/v1/chat/completions", "input_file_id": file_id}
     response = await api.client.post("/v1/batches", json=body)
@@ -106,7 +112,8 @@ async def test_a_failing_count_does_not_hide_behind_a_200(make_api: MakeApi, con
         ("GET", "/", 404, "unknown_url"),
         ("GET", "/v1/nothing", 404, "unknown_url"),
         ("GET", "/health/", 404, "unknown_url"),
-        ("POST", "/v1/chat/completions", 404, "unknown_url"),
+        ("POST", "/v1/chat", 404, "unknown_url"),
+        ("GET", "/v1/chat/completions", 405, "method_not_allowed"),
         ("GET", "/v1/files/../../etc/passwd", 404, "unknown_url"),
         ("GET", "/v1/files/..%2f..%2fetc%2fpasswd", 404, None),
         ("GET", "/v1/files/..", 404, None),
@@ -137,15 +144,31 @@ async def test_routes_that_are_not_there(api: Api, method: str, path: str, statu
 @pytest.mark.parametrize(
     ("path", "allowed"),
     [
-        ("/v1/files", "GET, POST"),
-        ("/v1/files/file-0", "DELETE, GET"),
+        ("/v1/files", "GET, HEAD, POST"),
+        ("/v1/files/file-0", "DELETE, GET, HEAD"),
         ("/v1/files/upload", "POST"),
-        ("/v1/batches", "GET, POST"),
-        ("/health", "GET"),
+        ("/v1/batches", "GET, HEAD, POST"),
+        ("/health", "GET, HEAD"),
     ],
 )
 async def test_a_405_names_every_method_of_the_path(api: Api, path: str, allowed: str) -> None:
     assert (await api.client.options(path)).headers["allow"] == allowed
+
+
+async def test_a_404_says_where_to_look(api: Api) -> None:
+    message = (await api.client.get("/v1/chat")).json()["error"]["message"]
+    assert message == "There is nothing at /v1/chat. GET /openapi.json lists what there is."
+
+
+@pytest.mark.parametrize("host", ["[", "[::::]", "a/b?c#d", "x:99999", "\xff", "a@b", ""])
+async def test_no_host_header_makes_an_error_of_ours(make_api: MakeApi, host: str) -> None:
+    """A URL put together with it may be none, or another path."""
+    api = await make_api(**{"server.api_keys": ["key"]})
+    headers = {b"host": host.encode("latin-1"), b"authorization": b"Bearer key"}
+    response = await api.client.get("/nothing?\xff", headers=headers)
+    assert (response.status_code, "at /nothing." in check_shape(response)["message"]) == (404, True)
+    form = {"purpose": "batch-api", "file_name": "a.jsonl"}
+    assert (await api.client.post("/v1/files", data=form, headers=headers)).status_code < 500
 
 
 async def test_bodiless_requests_with_a_json_content_type(api: Api, content: bytes) -> None:

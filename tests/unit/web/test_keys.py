@@ -4,8 +4,8 @@ import hashlib
 
 import pytest
 
-from backfill.errors import Unauthorized
-from backfill.web.api.keys import ANONYMOUS, identify
+from backfill.accounts import ANONYMOUS
+from backfill.web.api.operations import OPERATIONS
 from tests.unit.web.conftest import Api, MakeApi
 
 ADA, BOB = "key-of-ada", "key-of-bob"
@@ -20,22 +20,36 @@ async def guarded(make_api: MakeApi) -> Api:
     return await make_api(**{"server.api_keys": [ADA, BOB]})
 
 
-def test_without_keys_everyone_is_the_same_owner() -> None:
-    assert identify(None, ()) == identify("Bearer whatever", ()) == ANONYMOUS
+def owner_of(key: str) -> str:
+    return hashlib.sha256(key.encode()).hexdigest()[:24]
+
+
+async def test_without_keys_everyone_is_the_same_owner(api: Api) -> None:
+    for headers in ({}, as_user("whatever"), {"authorization": "Basic x"}):
+        assert (await api.client.get("/v1/whoami", headers=headers)).json()["user_id"] == ANONYMOUS
     assert len(ANONYMOUS) == 24
 
 
-def test_an_owner_is_told_by_the_key() -> None:
-    assert identify(f"Bearer {ADA}", (BOB, ADA)) == hashlib.sha256(ADA.encode()).hexdigest()[:24]
-    assert identify(f"bearer  {ADA} ", (ADA,)) == identify(f"Bearer {ADA}", (ADA,))
+async def test_an_owner_is_told_by_the_key(guarded: Api) -> None:
+    for header in (f"Bearer {ADA}", f"bearer  {ADA} "):
+        response = await guarded.client.get("/v1/whoami", headers={"authorization": header})
+        assert response.json()["user_id"] == owner_of(ADA)
 
 
 @pytest.mark.parametrize(
-    "header", [None, "", "Bearer", "Bearer ", f"Basic {ADA}", ADA, f"Bearer {ADA}x", "Bearer \udcff"]
-)
-def test_anyone_else_is_refused(header: str | None) -> None:
-    with pytest.raises(Unauthorized):
-        identify(header, (ADA, BOB))
+    "header",
+    [b"", b"Bearer", b"Bearer ", f"Basic {ADA}".encode(), ADA.encode(), f"Bearer {ADA}x".encode(), b"Bearer \xdc\xff",
+     b"Bearer " + b"k" * 60_000, b"Bearer \x00", f"Bearer {ADA}, Bearer {BOB}".encode(), b"Bearer bf_" + b"a" * 40],
+    ids=range(11),
+)  # fmt: skip
+async def test_anyone_else_is_refused(guarded: Api, header: bytes) -> None:
+    response = await guarded.client.get("/v1/files", headers=[(b"authorization", header)])
+    assert response.status_code == 401
+
+
+async def test_of_two_headers_neither_is_added_to_the_other(guarded: Api) -> None:
+    half = [(b"authorization", b"Bearer key-of"), (b"authorization", b"-ada")]
+    assert (await guarded.client.get("/v1/files", headers=half)).status_code == 401
 
 
 @pytest.mark.parametrize(
@@ -56,6 +70,8 @@ def test_anyone_else_is_refused(header: str | None) -> None:
         ("GET", "/v1/engines"),
         ("GET", "/metrics"),
         ("GET", "/v3/whoami"),
+        ("GET", "/v1/organization/admin_api_keys"),
+        ("POST", "/v1/organization/admin_api_keys"),
     ],
 )
 async def test_every_route_asks_for_a_key(guarded: Api, method: str, path: str) -> None:
@@ -69,6 +85,26 @@ async def test_every_route_asks_for_a_key(guarded: Api, method: str, path: str) 
     assert "wrong" not in wrong.text
 
 
+async def test_a_key_is_asked_for_where_the_document_says_so(guarded: Api) -> None:
+    document = (await guarded.client.get("/openapi.json")).json()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            response = await guarded.client.request(method, path.replace("{part_number}", "1"))
+            assert (response.status_code == 401) is bool(operation["security"]), (method, path)
+
+
+async def test_only_what_the_pages_say_is_open(guarded: Api) -> None:
+    opened = {path for (_, path), operation in OPERATIONS.items() if operation.is_open}
+    assert opened == {
+        "/health",
+        "/healthz",
+        "/readyz",
+        "/openapi.json",
+        "/v1/uploads/{file_id}",
+        "/v1/uploads/{upload_id}/parts/{part_number}",
+    }
+
+
 async def test_health_asks_for_none(guarded: Api) -> None:
     response = await guarded.client.get("/health")
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
@@ -77,7 +113,7 @@ async def test_health_asks_for_none(guarded: Api) -> None:
 async def test_whoami_and_models(guarded: Api) -> None:
     """Trap 17: 200 and JSON, or the command line ends."""
     response = await guarded.client.get("/v3/whoami", headers=as_user(ADA))
-    assert response.json()["user_id"] == identify(f"Bearer {ADA}", (ADA,))
+    assert response.json()["user_id"] == owner_of(ADA)
     models = (await guarded.client.get("/v1/models", headers=as_user(ADA))).json()
     assert models["object"] == "list"
     assert [model["id"] for model in models["data"]] == ["small-model", "large-model"]

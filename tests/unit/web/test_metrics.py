@@ -1,22 +1,27 @@
 """`GET /metrics` and `GET /v1/engines`, read as a scraper and a client would."""
 
+import functools
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
 import httpx
+import msgspec
 from prometheus_client import REGISTRY
 from prometheus_client.parser import text_string_to_metric_families
 
 from backfill import __version__
-from backfill.batch import State
+from backfill.accounts import Quota, QuotaSources, UsageTotals
+from backfill.batch import Batch, Price, Reservation, State, Usage, UsageRow
+from backfill.intake import describe_data_size
 from backfill.status import Bottleneck, ReplicaState, ReplicaStatus
-from backfill.store import Metadata
+from backfill.store import Metadata, UsageRecords
 from backfill.web.api.schemas import EnginePage
 from tests.support.replicas import make_replica
 from tests.unit.web.conftest import Api, MakeApi
 
-BUSY = make_replica("local", waiting_in_engine=0, kv_cache_use=0.25)
+BUSY = make_replica("local", live_in_flight=2, batch_limit=6, waiting_in_engine=0, kv_cache_use=0.25)
 AWAY = make_replica(
     'gpu "1"',
     state=ReplicaState.PAUSED,
@@ -63,6 +68,8 @@ async def test_what_is_known_of_a_replica_is_told(make_api: MakeApi) -> None:
         "backfill_replica_concurrency_limit": 8,
         "backfill_replica_concurrency_ceiling": 64,
         "backfill_replica_waiting": 0,
+        "backfill_replica_live_in_flight": 2,
+        "backfill_replica_batch_limit": 6,
         "backfill_replica_kv_cache_use": 0.25,
     }
     assert {name: pick(samples, name, replica="local") for name in gauges} == gauges
@@ -145,11 +152,44 @@ def test_the_document_knows_every_word() -> None:
         assert get_args(engine.model_fields[name].annotation) == tuple(words)
 
 
+async def add_used(api: Api) -> None:
+    """A batch that has ended and cost something, and the source that tells of it."""
+    batch = Batch(
+        id="used",
+        owner="o",
+        endpoint="/v1/chat/completions",
+        input_file_id="f",
+        input_size_bytes=1,
+        state=State.COMPLETED,
+        created_at_ms=1,
+        deadline_at_ms=2,
+        ended_at_ms=2,
+        prices={"m": Price(1, 1, 1, 1)},
+        usage=(UsageRow("m", 0, 1, 0, Usage(1, 1, 0, 1)),),
+    )
+    await api.services.metadata.add_batch(batch)
+    totals = UsageTotals(UsageRecords(api.services.metadata.database), api.services.config.money)
+    sources = QuotaSources(api.services.measure, _find_no_limit, str)
+    quota = Quota(api.services.metadata, 1000, sources)
+    reserved = {"m": Reservation(1, 2, 3)}
+    waiting = msgspec.structs.replace(batch, id="waiting", state=State.VALIDATING, reserved=reserved)
+    await api.services.metadata.add_batch(waiting)
+    data_size = functools.partial(describe_data_size, api.services.intake.data_size)
+    metrics_sources = (totals.describe, quota.describe, data_size)
+    api.app.state.services = replace(api.services, metrics_sources=metrics_sources)
+
+
+async def _find_no_limit(_key_id: str) -> int | None:
+    return None
+
+
 async def test_the_page_tells_of_everything(make_api: MakeApi) -> None:
     page = (Path(__file__).parents[3] / "docs" / "observability.md").read_text(encoding="utf-8")
     rows = re.findall(r"(?m)^\| `(backfill_\w+)` \| \w+ \| ([^|]*) \|", page)
     told = {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows}
-    samples = read(await (await serve(make_api, BUSY)).client.get("/metrics"))
+    api = await serve(make_api, BUSY)
+    await add_used(api)
+    samples = read(await api.client.get("/metrics"))
     found = {name: {label for label, _ in labels} for name, labels in samples}
     assert told == {name: labels for name, labels in found.items() if name.startswith("backfill_")}
     words = {value for _, labels in samples for label, value in labels if label in ("outcome", "kind")}
@@ -161,8 +201,7 @@ async def test_no_database_is_no_crash(make_api: MakeApi) -> None:
     api = await serve(make_api, BUSY)
     broken = await Metadata.open(api.services.config.data_dir / "other.db")
     try:
-        async with broken._writer.begin() as connection:
-            await connection.exec_driver_sql("DROP TABLE batches")
+        await broken._database.write(lambda connection: connection.exec_driver_sql("DROP TABLE batches"))
         app = (await make_api(services={"metadata": broken})).client
         response = await app.get("/metrics")
     finally:

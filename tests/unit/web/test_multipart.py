@@ -113,13 +113,18 @@ def test_filenames_in_both_forms(disposition: str, filename: str) -> None:
     ("body", "said"),
     [
         (b"", "last boundary"),
-        (b"no form at all", "Expected boundary"),
+        (b"no form at all", "does not begin with the boundary"),
         (field("a", "b"), "last boundary"),
         (file(b"abc"), "last boundary"),
         (field("a", "b").replace(b"form-data", b"attachment") + END, "Content-Disposition"),
         (field("a", "b").replace(b' name="a"', b"") + END, "Content-Disposition"),
         (field("a", "b").replace(b"\r\nb\r\n", b"\r\n\xff\r\n") + END, "UTF-8"),
-        (file(b"abc", "form-data; name=file; filename*=klingon''abc") + END, "filename*"),
+        (file(b"abc", "form-data; name=file; filename*=klingon''abc") + END, "UTF-8 or ISO-8859-1"),
+        *(
+            (file(b"abc", f"form-data; name=file; filename*={charset}''a+2AA-xn--%ff%d8") + END, "UTF-8 or ISO-8859-1")
+            for charset in ("undefined", "punycode", "utf-7", "idna", "unicode_escape", "utf-16", "zip", "rot13")
+        ),
+        (f"--{BOUNDARY}\r\nContent Disposition: form-data".encode(), "at byte 20"),
         (file(b"abc", "form-data; name=file; filename*=utf-8''%ff") + END, "filename*"),
         (
             file(b"YWJj", 'form-data; name="file"', "Content-Transfer-Encoding: base64") + END,
@@ -128,7 +133,7 @@ def test_filenames_in_both_forms(disposition: str, filename: str) -> None:
         (file(b"a") + file(b"b") + END, "one file"),
         (file(b"a", 'form-data; name="data"; filename="a.jsonl"') + END, "'file'"),
         (b"".join(field(f"f{number}", "x") for number in range(FIELDS_MAX + 1)) + END, "fields"),
-        (f"--{BOUNDARY}\r\n{'x' * 10_000}: y\r\n\r\n".encode(), "header size"),
+        (f"--{BOUNDARY}\r\n{'x' * 10_000}: y\r\n\r\n".encode(), "longer headers"),
     ],
 )
 def test_what_is_no_form_is_refused(body: bytes, said: str) -> None:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from backfill.batch import Batch, BatchProblem, Dialect, State
+from backfill.status import Waiting, WaitReason
 from backfill.web.api.operations import OPERATIONS
 from backfill.web.api.schemas import (
     BatchCreated,
@@ -25,7 +26,7 @@ async def read_document(api: Api) -> dict[str, Any]:
 
 
 async def test_every_route_is_in_the_document(api: Api) -> None:
-    routes = {(method, route.path) for route in api.app.state.routes for method in route.methods}
+    routes = {(method, route.path_format) for route in api.app.state.routes for method in route.methods}
     assert routes == set(OPERATIONS)
     document = await read_document(api)
     assert {(method.upper(), path) for path, methods in document["paths"].items() for method in methods} == routes
@@ -86,5 +87,6 @@ def test_a_batch_in_every_state_has_that_form() -> None:
             problems=(BatchProblem("code", "message", 1, "param"), BatchProblem("code", "message")),
             problem_count=2,
         )
-        OpenAIBatch.model_validate(openai.render_batch(batch, batch.counts))
-        TogetherBatch.model_validate(together.render_batch(batch, batch.counts))
+        for waiting in (None, *(Waiting(reason, "the engine is out", 1) for reason in WaitReason)):
+            OpenAIBatch.model_validate(openai.render_batch(batch, batch.counts, waiting))
+            TogetherBatch.model_validate(together.render_batch(batch, batch.counts, waiting))

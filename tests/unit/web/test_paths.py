@@ -22,6 +22,20 @@ def test_whoami_under_every_name(path: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("//v1/files", "/v1/files"),
+        ("/v1//files//file-1", "/v1/files/file-1"),
+        ("//openai/v1///batches/", "/v1/batches"),
+        ("//health", "/health"),
+        ("///", "/"),
+    ],
+)
+def test_slashes_beside_slashes_count_once(path: str, found: str) -> None:
+    assert find_route(path).path == found
+
+
+@pytest.mark.parametrize(
     "path", ["/", "/health", "/v1", "/metrics", "/filesystem", "/v3/files", "/x/v1/files", "/v1/v1/v1/files"]
 )
 def test_other_paths_are_left_alone(path: str) -> None:

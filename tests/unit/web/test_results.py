@@ -1,7 +1,9 @@
 """Results before the end: each line once, exactly as it will stand in the files, in an order that never changes."""
 
 import asyncio
+import itertools
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,10 +12,15 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
+from backfill.accounts import KeyDraft
 from backfill.batch import Batch, Dialect, State
-from bench.engine_process import NullEngine
+from backfill.config import RetentionConfig
+from backfill.intake import Retention
+from backfill.store import journal_prefix
+from backfill.web.api import results
+from bench.null.process import NullEngine
 from tests.support.lines import marker_of, request_lines
-from tests.support.rooms import create_batch, open_house, read_results, wait_for_batch
+from tests.support.rooms import OWNER, create_batch, open_house, read_results, wait_for_batch
 from tests.unit.web.asgi import Stream, call, split
 from tests.unit.web.serving import serve
 
@@ -68,6 +75,34 @@ async def test_finished_lines_come_while_the_rest_is_held(engine: NullEngine, tm
         batch = await wait_for_batch(rooms, created.id)
         assert sorted(early + late) == sorted(read_results(rooms, batch.output_file_id))
         assert await read_all(app, batch) == early + late
+
+
+async def test_results_are_cut_once_the_key_is_revoked(engine: NullEngine, tmp_path: Path) -> None:
+    hold_from(engine, LINES // 2)
+    async with open_house(tmp_path, engine.url) as rooms:
+        app, _ = serve(rooms)
+        created = await create_batch(rooms, request_lines(LINES))
+        key, secret = await rooms.keys.create(KeyDraft(name="ada", owner=OWNER))
+        async with (
+            asyncio.timeout(60),
+            Stream(app, f"/v1/batches/{created.id}/results", headers={"authorization": f"Bearer {secret}"}) as stream,
+        ):
+            assert len(await stream.read_lines(3)) == 3
+            await rooms.keys.revoke(key.id)
+            await stream.read_lines()
+            # Not as if that were all.
+            assert not stream.is_complete
+
+
+async def test_results_are_cut_once_the_first_key_is_made(engine: NullEngine, tmp_path: Path) -> None:
+    hold_from(engine, LINES // 2)
+    async with open_house(tmp_path, engine.url) as rooms:
+        app, _ = serve(rooms)
+        async with follow(app, await create_batch(rooms, request_lines(LINES))) as stream:
+            await stream.read_lines(3)
+            await rooms.keys.create(KeyDraft(name="ada"))
+            await stream.read_lines()
+            assert not stream.is_complete
 
 
 @pytest.mark.parametrize("dialect", list(Dialect))
@@ -137,6 +172,53 @@ async def test_a_client_that_goes_away_and_a_server_that_stops_end_the_stream(
             assert not stream.is_complete
 
 
+def read_few(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Streams have three lines, one at a time, and no more before the event is set: later segments are not read yet."""
+    monkeypatch.setattr(results, "_PIECE_BYTES", 1)
+    going_on, reads = threading.Event(), itertools.count(1)
+    read_finished = results._ResultLines.read_finished
+
+    def read(lines: results._ResultLines) -> bytes:
+        if next(reads) > 3:
+            assert going_on.wait(PROMPTLY_S)
+        return read_finished(lines)
+
+    monkeypatch.setattr(results._ResultLines, "read_finished", read)
+    return going_on
+
+
+async def test_a_journal_that_is_over_goes_when_nobody_reads_it_any_more(
+    engine: NullEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hold_from(engine, LINES // 2)
+    async with open_house(tmp_path, engine.url, dispatch__cancel_grace_s=0.0) as rooms:
+        app, _ = serve(rooms)
+        created = await create_batch(rooms, request_lines(LINES))
+        async with follow(app, created) as stream:
+            await stream.read_lines(LINES // 2)
+    engine.behave(faults={})
+    async with open_house(tmp_path, engine.url) as rooms:
+        app, _ = serve(rooms)
+        batch = await wait_for_batch(rooms, created.id)
+        segments = rooms.blobs.list(journal_prefix(batch.id))
+        assert len(segments) > 1
+        whole = await read_all(app, batch)
+        retention = Retention(rooms.intake, rooms.metadata, ages=RetentionConfig(journals_days=1e-9))
+        going_on = read_few(monkeypatch)
+        async with follow(app, batch) as stream:
+            first = await stream.read_lines(3)
+            assert await retention.collect(is_trial=False) == []
+            assert await retention.remove_aged() == 0
+            assert rooms.blobs.list(journal_prefix(batch.id)) == segments
+            going_on.set()
+            assert first + await stream.read_lines() == whole
+            assert stream.is_complete
+        assert [each.name for each in await retention.collect(is_trial=False)] == [batch.id]
+        assert rooms.blobs.list(journal_prefix(batch.id)) == []
+        status, error = await ask(app, f"/v1/batches/{batch.id}/results")
+        assert (status, error["code"]) == (400, "journal_removed")
+
+
 async def test_a_rejected_batch_has_no_lines(engine: NullEngine, tmp_path: Path) -> None:
     async with open_house(tmp_path, engine.url) as rooms:
         app, _ = serve(rooms)
@@ -154,6 +236,6 @@ async def test_what_cannot_be_streamed_is_said(engine: NullEngine, tmp_path: Pat
         for after in ("-1", "x", str(2**31)):
             status, error = await ask(app, f"/v1/batches/{batch.id}/results?after={after}")
             assert (status, error["param"]) == (400, "after")
-        rooms.blobs.delete(f"files/{batch.input_file_id}/index")
+        rooms.blobs.delete_folder(f"files/{batch.input_file_id}")
         status, error = await ask(app, f"/v1/batches/{batch.id}/results")
         assert (status, error["code"]) == (400, "input_file_deleted")

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from starlette.types import Message
 
-from backfill.store import content_key, index_key
+from backfill.store import content_key, facts_key, index_key
 from tests.unit.web.asgi import call, split
 from tests.unit.web.conftest import Api, MakeApi
 
@@ -45,7 +45,7 @@ async def test_trap_1_2_metadata_alone_in_each_form_is_a_302_without_a_body(api:
         case _:
             response = await api.client.post("/v1/files", params=FACTS, data=FACTS)
     assert (response.status_code, response.content) == (302, b"")
-    assert response.headers["location"].startswith("http://backfill.test/v1/uploads/")
+    assert response.headers["location"].startswith("http://localhost/v1/uploads/")
     file = await get_file(api, response.headers["X-Together-File-Id"])
     assert (file["filename"], file["purpose"], file["Processed"], file["bytes"]) == (
         "prompts.jsonl",
@@ -93,11 +93,13 @@ async def test_trap_3_location_comes_from_the_public_url(make_api: MakeApi) -> N
         assert location.startswith("https://batch.example.org/inner/v1/uploads/file-")
 
 
-async def test_trap_3_location_comes_from_the_host_header(api: Api) -> None:
+async def test_trap_3_location_comes_from_the_host_header(make_api: MakeApi) -> None:
+    api = await make_api(**{"server.api_keys": ["key"]})
+    authorized = {"authorization": "Bearer key"}
     for host in ("10.0.0.7:8484", "[::1]:8484", "gpu_box"):
-        response = await api.client.post("/v1/files", data=FACTS, headers={"host": host})
+        response = await api.client.post("/v1/files", data=FACTS, headers=authorized | {"host": host})
         assert response.headers["location"].startswith(f"http://{host}/v1/uploads/")
-    refused = await api.client.post("/v1/files", data=FACTS, headers={"host": "evil/../"})
+    refused = await api.client.post("/v1/files", data=FACTS, headers=authorized | {"host": "evil/../"})
     assert (refused.status_code, refused.json()["error"]["code"]) == (400, "invalid_host")
 
 
@@ -133,7 +135,7 @@ async def test_trap_4_a_repeated_put_is_a_200_and_other_bytes_are_a_400(api: Api
     assert (other.status_code, other.json()["error"]["code"]) == (400, "file_already_uploaded")
     file_id = reserved.headers["x-together-file-id"]
     assert (await api.client.get(f"/v1/files/{file_id}/content")).content == content
-    assert api.list_blobs() == [content_key(file_id), index_key(file_id)]
+    assert api.list_blobs() == [content_key(file_id), facts_key(file_id), index_key(file_id)]
 
 
 async def test_trap_4_an_empty_put_does_not_use_the_address_up(api: Api, content: bytes) -> None:
@@ -205,7 +207,8 @@ async def test_trap_13_too_many_bytes_are_a_413_and_nothing_is_kept(make_api: Ma
         headers["content-length"] = str(len(body))
     status, answer = await call(api.app, method, path, split(body, size=100), headers)
     assert status == 413
-    assert b"1000 bytes" in answer
+    assert b"larger than 1000 bytes" in answer
+    assert b"limits.file_size_bytes" in answer
     assert b"file_too_large" in answer
     assert api.list_blobs() == []
 
@@ -223,7 +226,8 @@ async def test_trap_13_what_is_announced_as_too_large_is_not_read(make_api: Make
 
     status, _ = await call(api.app, "PUT", path, Unread(), {"content-length": "1001"})
     assert status == 413
-    headers = {"content-length": str(1 << 30), "content-type": "multipart/form-data; boundary=b"}
+    # As long as the purpose is not known it may be a clip.
+    headers = {"content-length": str(1 << 31), "content-type": "multipart/form-data; boundary=b"}
     status, _ = await call(api.app, "POST", "/v1/files", Unread(), headers)
     assert status == 413
 
@@ -266,6 +270,7 @@ async def test_memory_does_not_grow_with_the_file(api: Api) -> None:
         ("../../etc/passwd", "passwd"),
         ("größe 数据 🎉.jsonl", "größe 数据 🎉.jsonl"),
         ("a\r\nb\x00\x1b[31m.jsonl", "ab[31m.jsonl"),
+        ("a\u202egnp.jsonl", "agnp.jsonl"),
         ("x" * 300 + ".jsonl", "x" * 249 + ".jsonl"),
         ("..", "input.jsonl"),
         ("folder/", "input.jsonl"),
@@ -324,6 +329,26 @@ async def test_wrong_fields_are_named_and_nothing_is_kept(
         assert said in error["message"]
     assert api.list_blobs() == []
     assert (await api.client.get("/v1/files")).json()["data"] == []
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "said"),
+    [
+        ({"anchor": "created_at", "seconds": "9" * 5000}, "seconds", "from 3600 to 2592000; got '9999"),
+        ({"anchor": "created_at", "seconds": "\u0663\u0666\u0660\u0660"}, "seconds", "whole number"),
+        ({"anchor": "created_at", "seconds": "-3600"}, "seconds", "whole number"),
+        ({"anchor": "created_at"}, "seconds", "it is missing"),
+        ({"seconds": "3600"}, "anchor", "it is missing"),
+    ],
+)
+async def test_expiries_that_are_none(api: Api, content: bytes, fields: dict[str, str], param: str, said: str) -> None:
+    form = {"purpose": "batch"} | {f"expires_after[{name}]": value for name, value in fields.items()}
+    response = await api.client.post("/v1/files", data=form, files={"file": ("a.jsonl", content)})
+    error = response.json()["error"]
+    assert (response.status_code, error["param"]) == (400, f"expires_after[{param}]")
+    assert said in error["message"]
+    assert len(error["message"]) < 250
+    assert api.list_blobs() == []
 
 
 async def test_forms_that_cannot_be_read(api: Api) -> None:

@@ -2,9 +2,11 @@
 
 import json
 
+import msgspec
 import pytest
 
 from backfill.batch import Batch, BatchProblem, Counts, Dialect, Outcome, State, Usage
+from backfill.status import Waiting, WaitReason
 from backfill.wire.openai import render_batch, render_error_line, render_list, render_output_line, render_rest_line
 
 EIGHT = {"validating", "failed", "in_progress", "finalizing", "completed", "expired", "cancelling", "cancelled"}
@@ -59,6 +61,9 @@ def test_counts_usage_errors_and_metadata() -> None:
     assert shown["usage"]["input_tokens_details"] == {"cached_tokens": 3}
     problem = {"code": "invalid_json_line", "message": "bad", "param": "body", "line": 3}
     assert shown["errors"] == {"object": "list", "data": [problem]}
+    shown = render_batch(msgspec.structs.replace(batch, problem_count=5), Counts())
+    rest = {"code": "more_problems", "message": "There are 4 more problems.", "param": None, "line": None}
+    assert shown["errors"]["data"] == [problem, rest]
     assert shown["metadata"] == {"k": "v"}
     assert render_batch(make_batch(State.COMPLETED), Counts())["errors"] is None
 
@@ -107,3 +112,11 @@ def test_a_lost_line_has_a_code_and_no_response(code: str, shown: str) -> None:
 def test_lines_left_over_say_why(state: State, code: str) -> None:
     line = json.loads(render_rest_line("b-1", 0, b'"a"', state))
     assert (line["response"], line["error"]["code"]) == (None, code)
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_why_it_waits_is_told_only_while_it_can_wait(state: State) -> None:
+    waiting = Waiting(WaitReason.STORE, "the disk is full", 1_750_000_001_000)
+    shown = render_batch(make_batch(state), Counts(), waiting)
+    told = {"reason": "store_unavailable", "message": "the disk is full", "since": 1_750_000_001}
+    assert shown.get("waiting") == (None if state.is_final else told)

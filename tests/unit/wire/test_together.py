@@ -5,6 +5,7 @@ import json
 import pytest
 
 from backfill.batch import Batch, BatchProblem, Counts, Outcome, State
+from backfill.status import Waiting, WaitReason
 from backfill.wire.together import render_batch, render_error_line, render_output_line, render_rest_line
 
 SIX = {"VALIDATING", "IN_PROGRESS", "COMPLETED", "FAILED", "CANCELLED", "EXPIRED"}
@@ -76,3 +77,17 @@ def test_lines_left_over_say_why(state: State, code: str) -> None:
     line = json.loads(render_rest_line("b-1", 0, b'"a"', state))
     assert line["custom_id"] == "a"
     assert line["error"]["code"] == code
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_why_it_waits_is_told_only_while_it_can_wait(state: State) -> None:
+    waiting = Waiting.explain(WaitReason.ENGINE, "engine e:\n" + "gone " * 999, 1_750_000_001_000)
+    shown = render_batch(make_batch(state=state), Counts(), waiting)
+    if state.is_final:
+        assert "waiting" not in shown
+    else:
+        assert shown["waiting"]["reason"] == "engine_unavailable"
+        assert shown["waiting"]["since"] == "2025-06-15T15:06:41.000000Z"
+        assert shown["waiting"]["message"].startswith("engine e: gone ")
+        assert len(shown["waiting"]["message"]) == 500
+    assert "waiting" not in render_batch(make_batch(state=state), Counts())

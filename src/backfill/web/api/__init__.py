@@ -1,6 +1,5 @@
 """The HTTP API: thin handlers around intake, turns and the store. docs/wire.md is its contract."""
 
-from backfill.web.api.app import create_app
-from backfill.web.api.services import Services
+import lazy_loader
 
-__all__ = ["Services", "create_app"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

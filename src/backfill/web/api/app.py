@@ -1,20 +1,61 @@
 """The application: routes, errors, and the layers around them."""
 
 from fastapi import FastAPI
+from starlette.routing import Route
+from starlette.types import ASGIApp
 
-from backfill.web.api import batches, engines, files, metrics, openapi, parts, results, retry, service, uploads
+from backfill.web.api import (
+    admin_keys,
+    batches,
+    engines,
+    estimates,
+    files,
+    gc,
+    live,
+    metrics,
+    models,
+    openapi,
+    organization,
+    parts,
+    results,
+    retry,
+    service,
+    uploads,
+    usage,
+)
 from backfill.web.api.boundary import Boundary
+from backfill.web.api.compression import RequestDecoding
 from backfill.web.api.errors import handle_errors
+from backfill.web.api.head import HeadRequests
+from backfill.web.api.origins import OriginCheck
 from backfill.web.api.paths import PathAliases
 from backfill.web.api.services import Services
 
 __all__ = ["create_app"]
 
-_PARTS = (service, engines, metrics, openapi, uploads, parts, files, batches, results, retry)
+_PARTS = (
+    live,
+    service,
+    models,
+    estimates,
+    engines,
+    metrics,
+    openapi,
+    uploads,
+    parts,
+    files,
+    batches,
+    results,
+    retry,
+    admin_keys,
+    gc,
+    usage,
+    organization,
+)
 
 
-def create_app(services: Services) -> FastAPI:
-    """The HTTP API over these services, ready for an ASGI server."""
+def create_app(services: Services, pages: ASGIApp | None = None) -> FastAPI:
+    """The HTTP API over these services, ready for an ASGI server, and `pages` for people beside it."""
     app = FastAPI(
         title="Backfill",
         # FastAPI's own pages would load scripts from elsewhere; the document is ours (`openapi`).
@@ -27,8 +68,15 @@ def create_app(services: Services) -> FastAPI:
     for router in routers:
         app.include_router(router)
     app.state.routes = [route for router in routers for route in router.routes]
+    if pages is not None:
+        app.router.routes += [Route("/", pages), Route("/dashboard/{page:path}", pages)]
     handle_errors(app)
     # The one added last is the outermost.
+    if services.trace is not None:
+        app.add_middleware(services.trace)
     app.add_middleware(PathAliases)
+    app.add_middleware(RequestDecoding)
+    app.add_middleware(HeadRequests)
+    app.add_middleware(OriginCheck, server=services.config.server, keys=services.keys)
     app.add_middleware(Boundary)
     return app

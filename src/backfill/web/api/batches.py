@@ -6,15 +6,18 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
-from backfill.batch import ENDPOINTS, Batch, Dialect
+from backfill.api_key import Caller
+from backfill.batch import ENDPOINTS, Batch, Dialect, Standing
 from backfill.errors import InvalidInput, NotFound
-from backfill.turns import Attempt, BatchRequest, check_endpoint, parse_window
+from backfill.turns import Attempt, BatchRequest, check_endpoint
 from backfill.web.api.bodies import JsonResponse, read_body
 from backfill.web.api.dialects import dialect_of_file, dialect_of_list, named_dialect, render_batch
 from backfill.web.api.errors import explain_validation
 from backfill.web.api.idempotency import read_attempt
-from backfill.web.api.keys import Owner
+from backfill.web.api.keys import CallerOf, Owner
 from backfill.web.api.services import Services, ServicesOf
+from backfill.wire import parse_window
+from backfill.wire.forecast import warn_of_lateness
 from backfill.wire.openai import render_list
 
 __all__ = ["CreateBatch", "answer_created", "router"]
@@ -45,7 +48,7 @@ class CreateBatch(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore")
 
-    endpoint: Annotated[str, Field(json_schema_extra={"enum": list(ENDPOINTS)})]
+    endpoint: Annotated[str, Field(json_schema_extra={"examples": list(ENDPOINTS)})]
     input_file_id: Annotated[str, Field(min_length=1, max_length=128)]
     completion_window: str | None = None
     model_id: _Text | None = None
@@ -61,14 +64,14 @@ class CreateBatch(BaseModel):
 
 
 @router.post("/v1/batches")
-async def create_batch(request: Request, services: ServicesOf, owner: Owner) -> Response:
+async def create_batch(request: Request, services: ServicesOf, caller: CallerOf) -> Response:
     """Make a batch of a file that is here; its lines are judged afterwards."""
     wanted = _parse(await read_body(request, CREATE_BYTES_MAX))
     attempt = read_attempt(request, "create", wanted.model_dump())
     # First, since the file may be gone by the time that a request is sent again.
-    batch = await services.turns.find_repeated(owner, attempt)
+    batch = await services.turns.find_repeated(caller.owner, attempt)
     if batch is None:
-        batch = await _create(request, services, owner, wanted, attempt)
+        batch = await _create(request, services, caller, wanted, attempt)
     return await answer_created(request, services, batch)
 
 
@@ -101,17 +104,20 @@ async def get_batch(batch_id: str, request: Request, services: ServicesOf, owner
 
 
 @router.post("/v1/batches/{batch_id}/cancel")
-async def cancel_batch(batch_id: str, request: Request, services: ServicesOf, owner: Owner) -> Response:
+async def cancel_batch(batch_id: str, request: Request, services: ServicesOf, caller: CallerOf) -> Response:
     """Stop a batch that has not ended."""
-    return JsonResponse(await _render(request, services, await services.turns.cancel(batch_id, owner)))
+    batch = await services.turns.cancel(batch_id, caller.owner)
+    services.audit.record(request.scope, "batch.cancel", caller, batch=batch.id)
+    return JsonResponse(await _render(request, services, batch))
 
 
 async def answer_created(request: Request, services: Services, batch: Batch) -> Response:
     """The answer to whatever made a batch."""
     rendered = await _render(request, services, batch)
+    warning = warn_of_lateness(batch, await services.forecast(batch))
     if (named_dialect(request) or batch.dialect) is Dialect.OPENAI:
-        return JsonResponse(rendered)
-    return JsonResponse({"job": rendered, "warning": None}, status_code=201)
+        return JsonResponse(rendered | ({"warning": warning} if warning else {}))
+    return JsonResponse({"job": rendered, "warning": warning}, status_code=201)
 
 
 def _parse(body: bytes) -> CreateBatch:
@@ -124,17 +130,20 @@ def _parse(body: bytes) -> CreateBatch:
         raise InvalidInput(message, param=param) from None
 
 
-async def _create(request: Request, services: Services, owner: str, wanted: CreateBatch, attempt: Attempt) -> Batch:
-    check_endpoint(wanted.endpoint)
+async def _create(request: Request, services: Services, caller: Caller, wanted: CreateBatch, attempt: Attempt) -> Batch:
+    check_endpoint(wanted.endpoint, services.config.listed_endpoints)
     if wanted.completion_window is not None:
-        parse_window(wanted.completion_window)
+        limits = services.config.limits
+        parse_window(wanted.completion_window, limits.window_min_h, limits.window_max_h)
     try:
-        file = await services.metadata.get_file(wanted.input_file_id, owner)
+        file = await services.metadata.get_file(wanted.input_file_id, caller.owner)
         return await services.turns.create(
             BatchRequest(
-                owner=owner,
+                owner=caller.owner,
+                key_id=caller.key_id,
                 endpoint=wanted.endpoint,
                 input_file_id=file.id,
+                file=file,
                 completion_window=wanted.completion_window,
                 model_id=wanted.model_id,
                 priority=wanted.priority or 0,
@@ -149,5 +158,9 @@ async def _create(request: Request, services: Services, owner: str, wanted: Crea
 
 
 async def _render(request: Request, services: Services, batch: Batch, dialect: Dialect | None = None) -> dict[str, Any]:
-    counts = batch.counts if batch.state.is_final else await services.count(batch)
-    return render_batch(dialect or named_dialect(request) or batch.dialect, batch, counts)
+    is_final = batch.state.is_final
+    standing = Standing(batch.counts, batch.used) if is_final else await services.measure(batch)
+    waiting = None if is_final else services.find_wait(batch)
+    forecast = None if is_final else await services.forecast(batch)
+    shown = dialect or named_dialect(request) or batch.dialect
+    return render_batch(shown, batch, standing, waiting, forecast, services.config.money)

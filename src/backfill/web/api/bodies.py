@@ -1,5 +1,6 @@
 """Bodies of requests and answers that are small enough to hold."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -9,6 +10,9 @@ from starlette.responses import Response
 from backfill.errors import TooLarge
 
 __all__ = ["JsonResponse", "content_length", "read_body"]
+
+# More digits than any length has are no length; Python refuses to read thousands of them.
+_LENGTH = re.compile(r"[0-9]{1,18}")
 
 
 class JsonResponse(Response):
@@ -24,7 +28,7 @@ class JsonResponse(Response):
 def content_length(request: Request) -> int | None:
     """How many bytes the client announced; None for a chunked body."""
     announced = request.headers.get("content-length", "")
-    return int(announced) if announced.isascii() and announced.isdigit() else None
+    return int(announced) if _LENGTH.fullmatch(announced) else None
 
 
 async def read_body(request: Request, limit_bytes: int) -> bytes:
@@ -33,5 +37,6 @@ async def read_body(request: Request, limit_bytes: int) -> bytes:
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit_bytes:
-            raise TooLarge(f"The body of this request may have {limit_bytes} bytes.", code="request_too_large")
+            message = f"The body is larger than the {limit_bytes} bytes that this request may have."
+            raise TooLarge(message, code="request_too_large")
     return bytes(body)

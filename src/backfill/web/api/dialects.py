@@ -5,16 +5,30 @@
    Together's dialect, one of purpose `batch` a batch of OpenAI's, and a batch keeps the dialect it was made in.
 3. A list of batches has no file to look at: there the client decides, by its User-Agent, or else by paging
    (`limit` or `after` in the query), which only OpenAI's clients do. Files look the same in both, on plain `/v1`.
+4. A list of models is a bare array for Together's own clients; all others, of whatever name, know OpenAI's list.
 """
 
 from typing import Any
 
 from fastapi import Request
 
-from backfill.batch import Batch, Counts, Dialect, File
+from backfill.accounts import cost_of
+from backfill.batch import MEDIA_PURPOSES, Batch, Dialect, File, Standing
+from backfill.config import MoneyConfig
+from backfill.status import Forecast, Waiting
 from backfill.wire import openai, together
+from backfill.wire.forecast import render_forecast
 
-__all__ = ["allowed_purposes", "dialect_of_file", "dialect_of_list", "named_dialect", "render_batch", "render_file"]
+__all__ = [
+    "allowed_purposes",
+    "dialect_of_file",
+    "dialect_of_list",
+    "dialect_of_models",
+    "named_dialect",
+    "render_batch",
+    "render_file",
+    "wants_whole_pricing",
+]
 
 _PURPOSES = {Dialect.TOGETHER: together.PURPOSES, Dialect.OPENAI: openai.PURPOSES}
 _AGENTS = {
@@ -32,9 +46,9 @@ def named_dialect(request: Request) -> Dialect | None:
 
 
 def allowed_purposes(request: Request) -> tuple[str, ...]:
-    """The purposes that an upload may have here."""
+    """The purposes that an upload may have here; pictures and clips have the same in both dialects."""
     dialect = named_dialect(request)
-    return _PURPOSES[dialect] if dialect else together.PURPOSES + openai.PURPOSES
+    return (_PURPOSES[dialect] if dialect else together.PURPOSES + openai.PURPOSES) + MEDIA_PURPOSES
 
 
 def dialect_of_file(request: Request, file: File) -> Dialect:
@@ -45,9 +59,23 @@ def dialect_of_file(request: Request, file: File) -> Dialect:
 
 def dialect_of_list(request: Request) -> Dialect:
     """The shape in which this client expects a list of batches."""
-    agent = request.headers.get("user-agent", "").partition("/")[0]
     pages = Dialect.OPENAI if {"limit", "after"} & set(request.query_params) else Dialect.TOGETHER
-    return named_dialect(request) or _AGENTS.get(agent, pages)
+    return named_dialect(request) or _dialect_of_client(request) or pages
+
+
+def dialect_of_models(request: Request) -> Dialect:
+    """The shape in which this client expects the list of models."""
+    return named_dialect(request) or _dialect_of_client(request) or Dialect.OPENAI
+
+
+def wants_whole_pricing(request: Request) -> bool:
+    """Whether this client can do nothing with a price of which a part is not known (`wire.models`)."""
+    is_first_major = request.headers.get("user-agent", "").startswith("Together/v1 ")
+    return dialect_of_models(request) is Dialect.TOGETHER and not is_first_major
+
+
+def _dialect_of_client(request: Request) -> Dialect | None:
+    return _AGENTS.get(request.headers.get("user-agent", "").partition("/")[0])
 
 
 def render_file(request: Request, file: File) -> dict[str, Any]:
@@ -61,8 +89,15 @@ def render_file(request: Request, file: File) -> dict[str, Any]:
             return openai.render_file(file) | together.render_file(file)
 
 
-def render_batch(dialect: Dialect, batch: Batch, counts: Counts) -> dict[str, Any]:
-    """A batch in the given dialect."""
-    if dialect is Dialect.OPENAI:
-        return openai.render_batch(batch, counts)
-    return together.render_batch(batch, counts)
+def render_batch(
+    dialect: Dialect,
+    batch: Batch,
+    standing: Standing,
+    waiting: Waiting | None,
+    forecast: Forecast | None,
+    money: MoneyConfig,
+) -> dict[str, Any]:
+    """A batch in the given dialect, with what it costs so far, and when it will be done."""
+    render = openai.render_batch if dialect is Dialect.OPENAI else together.render_batch
+    shown = render(batch, standing.counts, waiting) | render_forecast(dialect, forecast)
+    return shown | {"cost": cost_of(batch, standing.usage, money)}

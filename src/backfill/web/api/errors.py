@@ -17,20 +17,32 @@ from backfill.errors import (
     BackfillError,
     Conflict,
     EngineUnavailable,
+    Forbidden,
     InvalidInput,
+    LimitReached,
     ModelUnavailable,
     NotFound,
     StoreCorrupt,
+    StoreFull,
     StoreUnavailable,
     TooLarge,
     Unauthorized,
 )
+from backfill.validation import describe_fault, describe_json_fault
 from backfill.web.api.bodies import JsonResponse
 from backfill.wire.together import render_error
 
-__all__ = ["answer_unexpected", "explain_validation", "handle_errors"]
+__all__ = [
+    "RETRY_AFTER_S",
+    "answer_error",
+    "answer_unexpected",
+    "explain_validation",
+    "find_status",
+    "handle_errors",
+]
 
 RETRY_AFTER_S = 5
+_MESSAGE_LENGTH_MAX = 1000
 
 _log = structlog.get_logger(__name__)
 
@@ -39,8 +51,11 @@ _STATUSES: tuple[tuple[type[BackfillError], int], ...] = (
     (TooLarge, 413),
     (InvalidInput, 400),
     (Unauthorized, 401),
+    (Forbidden, 403),
     (NotFound, 404),
     (Conflict, 400),
+    (LimitReached, 429),
+    (StoreFull, 507),
     (StoreCorrupt, 500),
     (StoreUnavailable, 503),
     (EngineUnavailable, 503),
@@ -59,11 +74,34 @@ def handle_errors(app: FastAPI) -> None:
     app.exception_handler(ClientDisconnect)(_answer_disconnect)
 
 
+def answer_error(
+    status: int,
+    message: str,
+    *,
+    code: str | None = None,
+    param: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """An error in the one shape, with the headers that go with its status."""
+    if len(message) > _MESSAGE_LENGTH_MAX:
+        # What was sent stands in the middle; the ends say what is wrong with it.
+        half = _MESSAGE_LENGTH_MAX // 2
+        message = f"{message[:half]} … {message[-half:]}"
+    more = dict(headers or {})
+    if status == 503:
+        more["retry-after"] = str(RETRY_AFTER_S)
+    elif status < 500 or status == 507:
+        more.setdefault("x-should-retry", "false")
+    if status == 401:
+        more["www-authenticate"] = "Bearer"
+    return JsonResponse(render_error(message, _kind(status), code=code, param=param), status, more)
+
+
 def answer_unexpected(scope: Scope, error: Exception) -> Response:
     """The answer to what nobody foresaw: the log gets the traceback, the client none of it."""
     # Formatted here: a log renderer may show local variables, and a key may be among them.
     _log_failure(scope, traceback="".join(traceback.format_exception(error)))
-    return _answer(500, _UNEXPECTED, code="internal_error")
+    return answer_error(500, _UNEXPECTED, code="internal_error")
 
 
 def explain_validation(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str | None]:
@@ -73,13 +111,10 @@ def explain_validation(problems: Sequence[Mapping[str, Any]]) -> tuple[str, str 
     param = ".".join(location)
     if not param:
         if first["type"] == "json_invalid":
-            reason = first["msg"].removeprefix("Invalid JSON: ")
+            reason = describe_json_fault(first["msg"].removeprefix("Invalid JSON: "))
             return f"The body is not valid JSON: {reason}.", None
         return "The body must be a JSON object.", None
-    message = first["msg"].removeprefix("Value error, ").replace("Field required", "is required")
-    for subject in ("Input", "String"):
-        message = message.replace(f"{subject} should", "must", 1)
-    return f"{param} {message}.", param
+    return f"{param} {describe_fault(first)}.", param
 
 
 def _log_failure(scope: Scope, **facts: str) -> None:
@@ -88,62 +123,57 @@ def _log_failure(scope: Scope, **facts: str) -> None:
     _log.error("request failed", **where, **facts)
 
 
-def _answer(
-    status: int,
-    message: str,
-    *,
-    code: str | None = None,
-    param: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Response:
-    more = dict(headers or {})
-    if status == 503:
-        more["retry-after"] = str(RETRY_AFTER_S)
-    elif status < 500:
-        more["x-should-retry"] = "false"
-    if status == 401:
-        more["www-authenticate"] = "Bearer"
-    return JsonResponse(render_error(message, _kind(status), code=code, param=param), status, more)
-
-
 def _kind(status: int) -> str:
     if status >= 500:
         return "server_error"
-    return {401: "authentication_error", 403: "permission_error"}.get(status, "invalid_request_error")
+    return {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(
+        status, "invalid_request_error"
+    )
+
+
+def find_status(error: BackfillError) -> int:
+    """The HTTP status that tells of the error."""
+    return next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
 
 
 async def _answer_backfill_error(request: Request, error: BackfillError) -> Response:
-    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+    status = find_status(error)
     message = error.message
-    if status >= 500:
+    if status >= 500 and not isinstance(error, StoreFull):
         # The message names paths of this machine: that is for the log.
         _log_failure(request.scope, code=error.code, reason=message)
         message = _UNAVAILABLE if status == 503 else _UNEXPECTED
-    return _answer(status, message, code=error.code, param=error.param)
+    headers = {"retry-after": str(error.retry_after_s)} if isinstance(error, LimitReached) else None
+    return answer_error(status, message, code=error.code, param=error.param, headers=headers)
 
 
 async def _answer_http_exception(request: Request, error: HTTPException) -> Response:
     message = str(error.detail)
     headers = error.headers
+    # Not of `request.url`: that is put together with the Host header, which may be anything.
+    path = request.scope["path"]
     if error.status_code == 404:
-        message = f"There is nothing at {request.url.path}. docs/wire.md lists what there is."
+        message = f"There is nothing at {path}. GET /openapi.json lists what there is."
     elif error.status_code == 405:
-        message = f"{request.method} is not allowed at {request.url.path}."
-        headers = {"allow": ", ".join(_find_methods(request.app.state.routes, request.scope["path"]))}
-    return _answer(error.status_code, message, code=_CODES.get(error.status_code), headers=headers)
+        allowed = ", ".join(_find_methods(request.app.state.routes, path))
+        message = f"{request.method} is not allowed at {path}; allowed is {allowed}."
+        headers = {"allow": allowed}
+    return answer_error(error.status_code, message, code=_CODES.get(error.status_code), headers=headers)
 
 
 def _find_methods(routes: Sequence[Route], path: str) -> list[str]:
     """What is allowed at this path; the framework itself names the methods of one handler only."""
     found = next((route.path for route in routes if route.path_regex.match(path)), None)
-    return sorted({method for route in routes if route.path == found for method in route.methods or ()})
+    methods = {method for route in routes if route.path == found for method in route.methods or ()}
+    # Served by `head`, which no route knows of.
+    return sorted(methods | {"HEAD"} if "GET" in methods else methods)
 
 
 async def _answer_validation_error(_request: Request, error: RequestValidationError) -> Response:
     message, param = explain_validation(error.errors())
-    return _answer(400, message, code=InvalidInput.code, param=param)
+    return answer_error(400, message, code=InvalidInput.code, param=param)
 
 
 async def _answer_disconnect(_request: Request, _error: ClientDisconnect) -> Response:
     """Nobody reads this; it only ends the request in good order."""
-    return _answer(400, "The connection was closed before the whole body had come.", code="incomplete_body")
+    return answer_error(400, "The connection was closed before the whole body had come.", code="incomplete_body")

@@ -16,7 +16,8 @@ from backfill.store import content_key
 from backfill.web.api.bodies import JsonResponse
 from backfill.web.api.content import BlobResponse
 from backfill.web.api.dialects import render_file
-from backfill.web.api.keys import Owner
+from backfill.web.api.head import is_head
+from backfill.web.api.keys import CallerOf, Owner
 from backfill.web.api.services import ServicesOf
 from backfill.wire.openai import render_list
 
@@ -71,15 +72,17 @@ async def preprocess_file(file_id: str, request: Request, services: ServicesOf, 
 
 
 @router.delete("/v1/files/{file_id}")
-async def delete_file(file_id: str, services: ServicesOf, owner: Owner) -> Response:
+async def delete_file(file_id: str, request: Request, services: ServicesOf, caller: CallerOf) -> Response:
     """Remove a file that no running batch reads."""
-    file = await services.metadata.get_file(file_id, owner)
+    file = await services.metadata.get_file(file_id, caller.owner)
     batch_id = await services.metadata.uses_file(file.id)
     if batch_id is not None:
         raise Conflict(f"The file {file.id} is read by batch {batch_id}, which has not ended.", code="file_in_use")
     if services.intake.is_receiving(file.id):
         raise Conflict(f"The file {file.id} is being uploaded.", code="upload_in_progress")
-    await services.intake.remove(file.id)
+    if not await services.intake.remove(file.id):
+        raise Conflict(f"The file {file.id} is read by a batch that was just made.", code="file_in_use")
+    services.audit.record(request.scope, "file.delete", caller, file=file.id)
     return JsonResponse({"id": file.id, "object": "file", "deleted": True})
 
 
@@ -98,6 +101,8 @@ async def download_file(file_id: str, request: Request, services: ServicesOf, ow
         raise NotFound(f"No such file: {file.id}.", param="file_id") from None
     whole = _Span(0, file.size_bytes)
     headers = {
+        # What a browser would take the bytes for is not for whoever uploaded them to say.
+        "content-type": "application/octet-stream" if file.is_media else "application/jsonl",
         "content-length": str((span or whole).length),
         "content-disposition": _attach(file.filename),
         "accept-ranges": "bytes",
@@ -106,13 +111,17 @@ async def download_file(file_id: str, request: Request, services: ServicesOf, ow
         headers["etag"] = etag
     if span:
         headers["content-range"] = f"bytes {span.offset}-{span.offset + span.length - 1}/{file.size_bytes}"
-    return BlobResponse(reader, *(span or whole), status_code=206 if span else 200, headers=headers)
+    response = BlobResponse(reader, *(span or whole), status_code=206 if span else 200, headers=headers)
+    if not is_head(request.scope):
+        await response.begin()
+    return response
 
 
 def _find_span(request: Request, file: File, etag: str | None) -> _Span | None:
     """The single range that was asked for; None for the whole file. Raises a 416 if it lies behind the end."""
     match = _RANGE.fullmatch(request.headers.get("range", "").replace(" ", ""))
-    if match is None or not (match[1] or match[2]):
+    # A range is of a GET; a HEAD tells of the whole (RFC 9110, 14.2).
+    if match is None or not (match[1] or match[2]) or is_head(request.scope):
         return None
     if request.headers.get("if-range", etag) != etag:
         return None

@@ -1,38 +1,45 @@
-"""Who asks: an API key is let in or not, and stands for the owner of files and batches."""
+"""Who asks: an API key is let in or not, for this route or not, and stands for the owner of files and batches."""
 
-import hashlib
-import hmac
 from typing import Annotated
 
 from fastapi import Depends, Request
 
+from backfill.api_key import Caller
 from backfill.errors import Unauthorized
-from backfill.web.api.services import ServicesOf
+from backfill.web.api.scopes import check_scope
+from backfill.web.api.services import Services, ServicesOf
 
-__all__ = ["ANONYMOUS", "Owner", "identify"]
-
-# In the form of a user id of Together's; owns everything as long as no keys are configured.
-ANONYMOUS = "0" * 24
+__all__ = ["CallerOf", "Owner", "find_caller", "read_bearer"]
 
 
-def identify(authorization: str | None, keys: tuple[str, ...]) -> str:
-    """The owner that an Authorization header stands for; raises Unauthorized."""
-    if not keys:
-        return ANONYMOUS
+def read_bearer(authorization: str | None) -> str | None:
+    """The key in an Authorization header; None if there is none."""
     scheme, _, presented = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer" or not presented.strip():
-        raise Unauthorized("No API key was sent. Send it as: Authorization: Bearer <key>.", code="missing_api_key")
-    digest = hashlib.sha256(presented.strip().encode("utf-8", "surrogateescape")).digest()
-    # Digests are compared, and all of them: how long it takes tells nothing about a key or its length.
-    matches = [hmac.compare_digest(digest, hashlib.sha256(key.encode()).digest()) for key in keys]
-    if not any(matches):
-        raise Unauthorized("The API key is not known to this server.")
-    return digest.hex()[:24]
+    return presented.strip() or None if scheme.lower() == "bearer" else None
 
 
-async def _require_owner(request: Request, services: ServicesOf) -> str:
-    keys = tuple(key.get_secret_value() for key in services.config.server.api_keys)
-    return identify(request.headers.get("authorization"), keys)
+async def find_caller(request: Request, services: Services, path: str) -> Caller:
+    """Who asks, and may ask this; `path` is that of the route. Raises Unauthorized or Forbidden."""
+    try:
+        caller = await services.keys.identify(read_bearer(request.headers.get("authorization")))
+    except Unauthorized as error:
+        services.audit.refuse(request.scope, error.code)
+        raise
+    check_scope(caller, request.method, path)
+    return caller
+
+
+async def _require_caller(request: Request, services: ServicesOf) -> Caller:
+    return await find_caller(request, services, request.scope["route"].path_format)
+
+
+CallerOf = Annotated[Caller, Depends(_require_caller)]
+"""Who asks, and may ask this."""
+
+
+async def _require_owner(caller: CallerOf) -> str:
+    return caller.owner
 
 
 Owner = Annotated[str, Depends(_require_owner)]
+"""Whose files and batches are asked for."""

@@ -1,24 +1,12 @@
-"""`GET /metrics`: what is known of replicas and batches, in Prometheus' text format.
-
-Counters are those of the dispatcher; nothing is counted here. Each answer has a registry of its own, because
-prometheus-client's global one belongs to the whole process.
-"""
-
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from operator import attrgetter
-from typing import Any, NamedTuple
+"""`GET /metrics`, for a Prometheus server."""
 
 from fastapi import APIRouter
-from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
-from prometheus_client.registry import Collector
 from starlette.responses import Response
 
-from backfill import __version__
-from backfill.batch import State
-from backfill.status import Bottleneck, ReplicaState, ReplicaStatus
-from backfill.web.api.keys import Owner
-from backfill.web.api.services import ServicesOf
+from backfill.accounts import count_by_state
+from backfill.status import MetricFamily
+from backfill.web.api.keys import CallerOf
+from backfill.web.api.services import Services, ServicesOf
 
 __all__ = ["router"]
 
@@ -29,118 +17,32 @@ router = APIRouter()
 
 
 @router.get("/metrics")
-async def get_metrics(services: ServicesOf, _owner: Owner) -> Response:
+async def get_metrics(services: ServicesOf, _caller: CallerOf) -> Response:
     """Replicas, batches by state and this process, for a Prometheus server."""
-    registry = CollectorRegistry()
-    registry.register(_ServerCollector(services.list_replicas(), await services.metadata.count_batches()))
-    ProcessCollector(registry=registry)
-    return Response(generate_latest(registry), headers={"content-type": _CONTENT_TYPE})
+    from backfill.web.api.exposition import expose  # noqa: PLC0415 - loads what only a scraped server needs
+
+    families = [*await _describe_keys(services)]
+    for source in services.metrics_sources:
+        families += await source()
+    exposed = expose(services.list_replicas(), await services.metadata.count_batches(), families)
+    return Response(exposed, headers={"content-type": _CONTENT_TYPE})
 
 
-class _Gauge(NamedTuple):
-    name: str
-    description: str
-    read: Callable[[ReplicaStatus], float | None]
-
-
-class _Counter(NamedTuple):
-    name: str
-    description: str
-    label: str
-    members: Mapping[str, str]
-    """Value of the label -> member of ReplicaStatus."""
-
-
-class _Choice(NamedTuple):
-    """One of several words; each is a series of its own, 1 for the word that holds and 0 for the others."""
-
-    name: str
-    description: str
-    label: str
-    words: Iterable[str]
-
-
-_GAUGES = (
-    _Gauge("backfill_replica_in_flight", "Requests that are with the engine.", attrgetter("in_flight")),
-    _Gauge(
-        "backfill_replica_concurrency_limit",
-        "Requests that the engine is given at most, as found so far.",
-        attrgetter("concurrency_limit"),
-    ),
-    _Gauge(
-        "backfill_replica_concurrency_ceiling",
-        "Requests that the engine is given at most, as configured.",
-        attrgetter("concurrency_ceiling"),
-    ),
-    _Gauge(
-        "backfill_replica_waiting",
-        "Requests that wait inside the engine, by its own gauges.",
-        attrgetter("waiting_in_engine"),
-    ),
-    _Gauge(
-        "backfill_replica_kv_cache_use",
-        "Part of the engine's KV cache that is in use, from 0 to 1, by its own gauges.",
-        attrgetter("kv_cache_use"),
-    ),
-)
-_COUNTERS = (
-    _Counter(
-        "backfill_requests",
-        "Requests by what became of them; reused: lines answered with the answer of an identical one.",
-        "outcome",
-        {"answered": "answered", "lost": "lost", "rate_limited": "rate_limited", "reused": "reused"},
-    ),
-    _Counter(
-        "backfill_tokens",
-        "Tokens as the engine counts them; cached ones are among the prompt's.",
-        "kind",
-        {"prompt": "prompt_tokens", "completion": "completion_tokens", "cached": "cached_tokens"},
-    ),
-)
-_CHOICES = (
-    _Choice("backfill_replica_state", "1 for the state that the replica is in.", "state", ReplicaState),
-    _Choice("backfill_replica_bottleneck", "1 for what keeps the replica from doing more.", "bottleneck", Bottleneck),
-)
-
-
-class _ServerCollector(Collector):
-    """The state of one moment."""
-
-    def __init__(self, replicas: Sequence[ReplicaStatus], batches: Mapping[State, int]) -> None:
-        self._replicas = replicas
-        self._batches = batches
-
-    def collect(self) -> Iterator[Metric]:
-        """Everything, family by family."""
-        yield InfoMetricFamily("backfill_build", "The version of Backfill.", value={"version": __version__})
-        yield from map(self._read_gauge, _GAUGES)
-        yield from map(self._read_counter, _COUNTERS)
-        yield from map(self._read_choice, _CHOICES)
-        batches = GaugeMetricFamily("backfill_batches", "Batches by state, of all keys.", labels=["state"])
-        for state in State:
-            batches.add_metric([state.value], self._batches.get(state, 0))
-        yield batches
-
-    def _read_gauge(self, gauge: _Gauge) -> Metric:
-        family = GaugeMetricFamily(gauge.name, gauge.description, labels=["replica"])
-        for replica in self._replicas:
-            value = gauge.read(replica)
-            # An engine without the gauge has no series: a 0 would say that nothing waits.
-            if value is not None:
-                family.add_metric([replica.name], value)
-        return family
-
-    def _read_counter(self, counter: _Counter) -> Metric:
-        family = CounterMetricFamily(counter.name, counter.description, labels=["replica", counter.label])
-        for replica in self._replicas:
-            for word, member in counter.members.items():
-                family.add_metric([replica.name, word], getattr(replica, member))
-        return family
-
-    def _read_choice(self, choice: _Choice) -> Metric:
-        family = GaugeMetricFamily(choice.name, choice.description, labels=["replica", choice.label])
-        for replica in self._replicas:
-            holds: Any = getattr(replica, choice.label)
-            for word in choice.words:
-                family.add_metric([replica.name, word], float(word == holds))
-        return family
+async def _describe_keys(services: Services) -> tuple[MetricFamily, ...]:
+    counts = count_by_state(await services.keys.list())
+    return (
+        MetricFamily(
+            "backfill_keys",
+            "API keys of the database, by whether they let anybody in.",
+            "gauge",
+            ("state",),
+            {(state,): found for state, found in counts.items()},
+        ),
+        MetricFamily(
+            "backfill_logins_refused",
+            "Requests that came without a key that holds, by the code of the error that they were answered with.",
+            "counter",
+            ("code",),
+            {(code,): count for code, count in services.audit.refused.items()},
+        ),
+    )

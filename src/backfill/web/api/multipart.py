@@ -20,6 +20,8 @@ FIELD_BYTES_MAX = 64 * 1024
 FIELDS_MAX = 32
 _PLAIN_ENCODINGS = frozenset({b"", b"binary", b"8bit", b"7bit"})
 _QUOTED = re.compile(rb'"(?:\\.|[^"\\])*"')
+# What RFC 8187 has, under every usual name. Python knows many more charsets, some of which decode to no text at all.
+_CHARSETS = {"utf-8": "utf-8", "utf8": "utf-8", "iso-8859-1": "latin-1", "latin1": "latin-1", "us-ascii": "ascii"}
 _EXTENDED_FILENAME = re.compile(rb";\s*filename\*\s*=\s*([\w!#$%&+^`{}~-]+)'[^']*'([^;\s]+)", re.IGNORECASE)
 
 
@@ -63,7 +65,9 @@ class FormReader:
         """None while the part is the file."""
         self._fields = 0
         self._has_file = False
+        self._has_parts = False
         self._ended = False
+        self._taken_bytes = 0
         try:
             self._parser = MultipartParser(
                 boundary,
@@ -78,15 +82,16 @@ class FormReader:
                     "on_end": self._end,
                 },
             )
-        except FormParserError as error:
-            _refuse(f"{error}.")
+        except FormParserError:
+            _refuse("The boundary in the Content-Type is too long.")
 
     def feed(self, data: bytes) -> list[FormEvent]:
         """The events in the next bytes of the body; raises InvalidInput where they are no such form."""
         try:
             self._parser.write(data)
         except FormParserError as error:
-            _refuse(f"{error}.")
+            _refuse(self._explain(error))
+        self._taken_bytes += len(data)
         events, self._events = self._events, []
         return events
 
@@ -95,7 +100,17 @@ class FormReader:
         if not self._ended:
             _refuse("The body ends before its last boundary.")
 
+    def _explain(self, error: FormParserError) -> str:
+        """The parser's fault in our words; positions count from 1."""
+        if "Maximum header" in str(error):
+            return "A part has more or longer headers than any form needs."
+        position = self._taken_bytes + getattr(error, "offset", 0) + 1
+        if position == 1 or not self._has_parts:
+            return f"It does not begin with the boundary that the Content-Type names (byte {position})."
+        return f"It does not have the form of multipart/form-data at byte {position}."
+
     def _begin_part(self) -> None:
+        self._has_parts = True
         self._headers = {}
         self._header_name = self._header_value = b""
 
@@ -120,7 +135,7 @@ class FormReader:
             self._begin_file(filename or "")
         elif filename is not None:
             raise InvalidInput(
-                f"The part {self._field!r} holds a file; its name must be {self._file_field!r}.", param=self._field
+                f"The part {self._field[:64]!r} holds a file; its name must be {self._file_field!r}.", param=self._field
             )
         else:
             self._begin_field()
@@ -140,7 +155,8 @@ class FormReader:
     def _begin_field(self) -> None:
         self._fields += 1
         if self._fields > FIELDS_MAX:
-            raise InvalidInput(f"The form has more than {FIELDS_MAX} fields.", code="malformed_multipart")
+            message = f"The form has more than {FIELDS_MAX} fields besides the file."
+            raise InvalidInput(message, code="malformed_multipart")
         self._value = bytearray()
 
     def _take_data(self, data: bytes, start: int, end: int) -> None:
@@ -149,7 +165,7 @@ class FormReader:
             return
         self._value += data[start:end]
         if len(self._value) > FIELD_BYTES_MAX:
-            message = f"The field {self._field!r} is longer than {FIELD_BYTES_MAX} bytes."
+            message = f"The field {self._field[:64]!r} is longer than {FIELD_BYTES_MAX} bytes."
             raise TooLarge(message, param=self._field, code="field_too_large")
 
     def _end_part(self) -> None:
@@ -164,10 +180,13 @@ def _find_filename(disposition: bytes, options: dict[bytes, bytes]) -> str | Non
     """The extended form where there is one: whoever sends both means it for readers that know it (RFC 6266)."""
     extended = _EXTENDED_FILENAME.search(_QUOTED.sub(b'""', disposition))
     if extended:
+        charset = extended[1].decode("ascii")
         try:
-            return unquote_to_bytes(extended[2]).decode(extended[1].decode("ascii"))
-        except (LookupError, UnicodeDecodeError):
-            _refuse("The filename* of a part cannot be decoded.")
+            return unquote_to_bytes(extended[2]).decode(_CHARSETS[charset.lower()])
+        except KeyError:
+            _refuse(f"The filename* of a part is in {charset[:64]}; it must be in UTF-8 or ISO-8859-1.")
+        except UnicodeDecodeError:
+            _refuse(f"The filename* of a part is not valid {charset}.")
     filename = options.get(b"filename")
     return None if filename is None else _decode(filename)
 

@@ -7,8 +7,19 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from backfill.web.api import schemas
+from backfill.batch import MEDIA_PURPOSES
+from backfill.web.api import key_schemas, money_schemas, schemas
+from backfill.web.api.admin_keys import CreateKey
 from backfill.web.api.batches import CreateBatch
+from backfill.web.api.estimates import WantedEstimate
+from backfill.web.api.gc import CollectGarbage
+from backfill.web.api.model_schemas import (
+    EstimateAnswer,
+    ModelAnswer,
+    ModelPage,
+    SupportedModelAnswer,
+    SupportedModelPage,
+)
 from backfill.web.api.parts import (
     PART_COUNT_MAX,
     AbortParts,
@@ -17,6 +28,8 @@ from backfill.web.api.parts import (
     CreateUpload,
     InitiateParts,
 )
+from backfill.web.api.retry import RetryBatch
+from backfill.web.api.usage_query import CostsQuery, SummaryQuery, UsageQuery, describe_query
 from backfill.wire import openai, together
 
 __all__ = ["OPERATIONS", "PATH_PARAMETERS", "REFERENCE", "Answer", "Operation"]
@@ -25,7 +38,9 @@ REFERENCE = "#/components/schemas/{model}"
 _ID = {"type": "string", "minLength": 1, "pattern": "^[A-Za-z0-9_-]+$"}
 PATH_PARAMETERS: dict[str, dict[str, Any]] = {
     "file_id": _ID,
+    "key_id": _ID,
     "batch_id": _ID,
+    "model_id": {"type": "string", "minLength": 1, "description": "May hold slashes, written as they are or as %2F."},
     "upload_id": _ID,
     "part_number": {"type": "integer", "minimum": 1, "maximum": PART_COUNT_MAX},
 }
@@ -49,6 +64,7 @@ class Operation(NamedTuple):
     """All models that answers and body refer to."""
     body: dict[str, Any] | None = None
     headers: tuple[dict[str, Any], ...] = ()
+    """And parameters of the query that the handler reads by itself."""
     is_open: bool = False
     """Whether no key is asked for."""
 
@@ -64,13 +80,27 @@ def _json(*models: type[BaseModel], status: int = 200, description: str = "Done.
 
 def _one(model: type[BaseModel], *errors: int) -> Operation:
     """An operation with one JSON answer and no body."""
-    return Operation((_json(model),), (401, *errors, 500, 503), (model,))
+    return Operation((_json(model),), (401, 403, *errors, 500, 503), (model,))
 
 
 def _exchange(wanted: type[BaseModel], answered: type[BaseModel], *errors: int) -> Operation:
     """An operation that takes JSON and answers JSON."""
     body = _body("JSON, whatever the content type.", application__json=_refer(wanted))
-    return Operation((_json(answered),), (400, 401, *errors, 413, 500, 503), (wanted, answered), body)
+    return Operation((_json(answered),), (400, 401, 403, *errors, 413, 500, 503), (wanted, answered), body)
+
+
+def _question(model: type[BaseModel], query: type[BaseModel]) -> Operation:
+    """An operation with parameters in the query and one JSON answer."""
+    return Operation((_json(model),), (400, 401, 403, 500, 503), (model,), headers=describe_query(query))
+
+
+def _pass_on(*, streams: bool) -> Operation:
+    """A request that goes to an engine; what it holds and what comes back is between client and engine."""
+    some = {"schema": {"type": "object"}}
+    events = {"text/event-stream": {"schema": {"type": "string"}}} if streams else {}
+    answer = Answer(200, "The engine's answer.", {"application/json": some} | events, _RATE_LIMITS)
+    body = _body("As the engine takes it; `model` says which one that is.", application__json=some["schema"])
+    return Operation((answer,), (400, 401, 403, 404, 413, 429, 500, 502, 503, 504), body=body)
 
 
 def _header(name: str, description: str, **schema: Any) -> dict[str, Any]:
@@ -83,16 +113,16 @@ def _header(name: str, description: str, **schema: Any) -> dict[str, Any]:
     }
 
 
-def _body(description: str, **schemas_by_type: dict[str, Any]) -> dict[str, Any]:
+def _body(description: str, *, required: bool = True, **schemas_by_type: dict[str, Any]) -> dict[str, Any]:
     content = {name.replace("__", "/").replace("_", "-"): {"schema": each} for name, each in schemas_by_type.items()}
-    return {"description": description, "required": True, "content": content}
+    return {"description": description, "required": required, "content": content}
 
 
-_PURPOSE = {"type": "string", "enum": [*together.PURPOSES, *openai.PURPOSES]}
+_PURPOSE = {"type": "string", "enum": [*together.PURPOSES, *openai.PURPOSES, *MEDIA_PURPOSES]}
 _FIELDS = {
     "purpose": _PURPOSE,
     "file_name": {"type": "string", "description": "Wins over the name of the file part."},
-    "file_type": {"type": "string", "enum": ["jsonl"]},
+    "file_type": {"type": "string", "description": "Of requests jsonl; of pictures and clips anything."},
     "checksum": {"type": "string", "pattern": "^([0-9a-fA-F]{64})?$", "description": "SHA-256 of the bytes."},
     "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
     "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
@@ -120,7 +150,17 @@ _LOCATION = {
 }
 _CONTENT_HEADERS = {"content-disposition": "The file's name.", "accept-ranges": "bytes", "content-length": "Bytes."}
 _LINES = {"application/jsonl": {"schema": _BYTES}}
-_UPLOAD_ERRORS = (400, 401, 413, 500, 503)
+_CONTENT = _LINES | {"application/octet-stream": {"schema": _BYTES}}
+_RATE_LIMITS = {
+    f"x-ratelimit-{what}-{kind}": f"{told} Only where the key has a limit of {kind}."
+    for kind in ("requests", "tokens")
+    for what, told in (
+        ("limit", "How many a minute."),
+        ("remaining", "How many are left now."),
+        ("reset", "When all are back, such as 1m30s."),
+    )
+}
+_UPLOAD_ERRORS = (400, 401, 403, 413, 500, 503)
 _BATCH = (schemas.TogetherBatch, schemas.OpenAIBatch)
 _CREATED = (
     _json(schemas.OpenAIBatch, description="A batch in OpenAI's dialect."),
@@ -133,18 +173,52 @@ _REPEAT_HEADERS = (
 _BATCH_LIST: dict[str, Any] = {
     "anyOf": [_refer(schemas.BatchPage), {"type": "array", "items": _refer(schemas.TogetherBatch)}]
 }
+_MODEL_LIST: dict[str, Any] = {"anyOf": [_refer(ModelPage), {"type": "array", "items": _refer(ModelAnswer)}]}
 
 OPERATIONS: dict[tuple[str, str], Operation] = {
     ("GET", "/health"): Operation((_json(schemas.Health),), (500,), (schemas.Health,), is_open=True),
+    ("GET", "/healthz"): Operation((_json(schemas.Health),), (500,), (schemas.Health,), is_open=True),
+    ("GET", "/readyz"): Operation(
+        (
+            _json(schemas.Readiness),
+            _json(schemas.Readiness, status=503, description="A part does not work, or the server is about to end."),
+        ),
+        (500,),
+        (schemas.Readiness,),
+        is_open=True,
+    ),
     ("GET", "/openapi.json"): Operation(
         (Answer(200, "Done.", {"application/json": {"schema": {"type": "object"}}}),), (500,), is_open=True
     ),
     ("GET", "/metrics"): Operation(
-        (Answer(200, "Prometheus' text format.", {"text/plain": {"schema": {"type": "string"}}}),), (401, 500, 503)
+        (Answer(200, "Prometheus' text format.", {"text/plain": {"schema": {"type": "string"}}}),), (401, 403, 500, 503)
     ),
-    ("GET", "/v1/models"): _one(schemas.ModelPage),
+    ("GET", "/v1/models"): Operation(
+        (Answer(200, "A list, or an array for Together's clients.", {"application/json": {"schema": _MODEL_LIST}}),),
+        (401, 500, 503),
+        (ModelPage, ModelAnswer),
+    ),
+    ("GET", "/v1/models/{model_id}"): _one(ModelAnswer, 404),
+    ("GET", "/v1/supported-models"): _one(SupportedModelPage),
+    ("GET", "/v1/supported-models/{model_id}"): _one(SupportedModelAnswer, 404),
+    ("POST", "/v1/chat/completions"): _pass_on(streams=True),
+    ("POST", "/v1/completions"): _pass_on(streams=True),
+    ("POST", "/v1/embeddings"): _pass_on(streams=False),
+    ("POST", "/v1/responses"): _pass_on(streams=True),
+    ("POST", "/v1/estimates"): _exchange(WantedEstimate, EstimateAnswer),
     ("GET", "/v1/engines"): _one(schemas.EnginePage),
+    ("POST", "/v1/gc"): Operation(
+        (_json(schemas.Garbage),),
+        (400, 401, 403, 413, 500, 503),
+        (schemas.Garbage, schemas.Leftover, CollectGarbage),
+        _body("Nothing: remove it.", required=False, application__json=_refer(CollectGarbage)),
+    ),
     ("GET", "/v1/whoami"): _one(schemas.Identity),
+    ("GET", "/v1/usage"): _question(money_schemas.UsageSummary, SummaryQuery),
+    ("GET", "/v1/organization/usage/completions"): _question(money_schemas.CompletionsUsagePage, UsageQuery),
+    ("GET", "/v1/organization/usage/embeddings"): _question(money_schemas.EmbeddingsUsagePage, UsageQuery),
+    ("GET", "/v1/organization/usage/audio_transcriptions"): _question(money_schemas.AudioUsagePage, UsageQuery),
+    ("GET", "/v1/organization/costs"): _question(money_schemas.CostsPage, CostsQuery),
     ("POST", "/v1/files"): Operation(
         (
             _json(schemas.FileAnswer, description="There was a file part: the file is here."),
@@ -176,10 +250,12 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("DELETE", "/v1/files/{file_id}"): _one(schemas.FileDeleted, 400, 404),
     ("GET", "/v1/files/{file_id}/content"): Operation(
         (
-            Answer(200, "The whole file.", _LINES, _CONTENT_HEADERS),
-            Answer(206, "One range of it.", _LINES, _CONTENT_HEADERS | {"content-range": "Which bytes, of how many."}),
+            Answer(200, "The whole file.", _CONTENT, _CONTENT_HEADERS),
+            Answer(
+                206, "One range of it.", _CONTENT, _CONTENT_HEADERS | {"content-range": "Which bytes, of how many."}
+            ),
         ),
-        (400, 401, 404, 416, 500, 503),
+        (400, 401, 403, 404, 416, 500, 503),
         headers=(
             _header("Range", "One range of bytes; any other form gives the whole file."),
             _header("If-Range", "The ETag of an earlier answer: if it is not the file's, the whole file is sent."),
@@ -197,7 +273,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/uploads"): _exchange(CreateUpload, schemas.UploadAnswer),
     ("POST", "/v1/uploads/{upload_id}/parts"): Operation(
         (_json(schemas.UploadPartAnswer),),
-        (400, 401, 404, 413, 500, 503),
+        (400, 401, 403, 404, 413, 500, 503),
         (schemas.UploadPartAnswer,),
         _body(
             "A form with the part.",
@@ -208,26 +284,32 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/uploads/{upload_id}/cancel"): _one(schemas.UploadAnswer, 400, 404),
     ("POST", "/v1/batches"): Operation(
         _CREATED,
-        (400, 401, 404, 413, 500, 503),
+        (400, 401, 403, 404, 413, 429, 500, 503),
         (schemas.OpenAIBatch, schemas.BatchCreated, CreateBatch),
         _body("The batch, whatever the content type.", application__json=_refer(CreateBatch)),
         _REPEAT_HEADERS,
     ),
     ("GET", "/v1/batches"): Operation(
         (Answer(200, "A page or all, as the client's dialect has it.", {"application/json": {"schema": _BATCH_LIST}}),),
-        (400, 401, 404, 500, 503),
+        (400, 401, 403, 404, 500, 503),
         (schemas.BatchPage, schemas.TogetherBatch),
     ),
-    ("GET", "/v1/batches/{batch_id}"): Operation((_json(*_BATCH),), (401, 404, 500, 503), _BATCH),
-    ("POST", "/v1/batches/{batch_id}/cancel"): Operation((_json(*_BATCH),), (400, 401, 404, 500, 503), _BATCH),
+    ("GET", "/v1/batches/{batch_id}"): Operation((_json(*_BATCH),), (401, 403, 404, 500, 503), _BATCH),
+    ("POST", "/v1/batches/{batch_id}/cancel"): Operation((_json(*_BATCH),), (400, 401, 403, 404, 500, 503), _BATCH),
     ("GET", "/v1/batches/{batch_id}/results"): Operation(
         (Answer(200, "Finished lines, in the order in which they finished.", _LINES),),
-        (400, 401, 404, 500, 503),
+        (400, 401, 403, 404, 500, 503),
     ),
+    ("GET", "/v1/batches/{batch_id}/failures"): _one(schemas.FailurePage, 400, 404),
     ("POST", "/v1/batches/{batch_id}/retry"): Operation(
         _CREATED,
-        (400, 401, 404, 500, 503),
-        (schemas.OpenAIBatch, schemas.BatchCreated),
-        headers=_REPEAT_HEADERS,
+        (400, 401, 403, 404, 413, 429, 500, 503),
+        (schemas.OpenAIBatch, schemas.BatchCreated, RetryBatch),
+        _body("Which of the failed lines; nothing: all.", required=False, application__json=_refer(RetryBatch)),
+        _REPEAT_HEADERS,
     ),
+    ("GET", "/v1/organization/admin_api_keys"): _one(key_schemas.AdminKeyPage, 400, 404),
+    ("POST", "/v1/organization/admin_api_keys"): _exchange(CreateKey, key_schemas.AdminKeyCreated),
+    ("GET", "/v1/organization/admin_api_keys/{key_id}"): _one(key_schemas.AdminKey, 404),
+    ("DELETE", "/v1/organization/admin_api_keys/{key_id}"): _one(key_schemas.AdminKeyDeleted, 404),
 }

@@ -1,9 +1,10 @@
 """Files in parts, in both dialects: Together's signed address for each part, and OpenAI's Uploads API."""
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, WithJsonSchema
 from starlette.responses import Response
 
 from backfill.batch import File, FileStatus
@@ -14,6 +15,7 @@ from backfill.intake import (
     PartWriter,
     StartedUpload,
     UploadPlan,
+    make_part_error,
     new_file_id,
     new_part_id,
     upload_id_of,
@@ -22,7 +24,8 @@ from backfill.turns import now_ms
 from backfill.web.api.bodies import JsonResponse, read_body
 from backfill.web.api.dialects import allowed_purposes, render_file
 from backfill.web.api.errors import explain_validation
-from backfill.web.api.keys import Owner
+from backfill.web.api.file_limits import find_limits
+from backfill.web.api.keys import CallerOf, Owner
 from backfill.web.api.multipart import FileBytes, FilePart, FormReader
 from backfill.web.api.services import ServicesOf
 from backfill.web.api.signing import check_signature, make_part_urls, part_subject
@@ -59,6 +62,23 @@ _Name = Annotated[str, Field(min_length=1, max_length=4096)]
 _Id = Annotated[str, Field(min_length=1, max_length=128)]
 
 
+def _check_digest(digits: int, of: str) -> AfterValidator:
+    def check(value: str) -> str:
+        if value and not re.fullmatch(rf"[0-9a-fA-F]{{{digits}}}", value):
+            raise ValueError(f"must be {of} of the bytes as {digits} hexadecimal digits")
+        return value
+
+    return AfterValidator(check)
+
+
+_Sha256 = Annotated[
+    str, _check_digest(64, "the SHA-256"), WithJsonSchema({"type": "string", "pattern": "^([0-9a-fA-F]{64})?$"})
+]
+_Md5 = Annotated[
+    str, _check_digest(32, "the MD5"), WithJsonSchema({"type": "string", "pattern": "^([0-9a-fA-F]{32})?$"})
+]
+
+
 class _Request(BaseModel):
     """Members that are not known are for other servers, and are let pass."""
 
@@ -73,7 +93,7 @@ class InitiateParts(_Request):
     num_parts: Annotated[int, Field(ge=1, le=PART_COUNT_MAX)]
     purpose: str
     file_type: Literal["jsonl"] = "jsonl"
-    checksum: Annotated[str, Field(pattern="^([0-9a-fA-F]{64})?$")] | None = None
+    checksum: _Sha256 | None = None
 
 
 class _SentPart(_Request):
@@ -115,7 +135,7 @@ class CompleteUpload(_Request):
     """The body of POST /v1/uploads/{upload_id}/complete."""
 
     part_ids: Annotated[list[_Id], Field(min_length=1, max_length=PART_IDS_MAX)]
-    md5: Annotated[str, Field(pattern="^([0-9a-fA-F]{32})?$")] | None = None
+    md5: _Md5 | None = None
 
 
 class _Address(BaseModel):
@@ -135,16 +155,16 @@ _Body = TypeVar("_Body", bound=BaseModel)
 
 
 @router.post("/v1/files/multipart/initiate")
-async def initiate_parts(request: Request, services: ServicesOf, uploads: _PartUploadsOf, owner: Owner) -> Response:
+async def initiate_parts(request: Request, services: ServicesOf, uploads: _PartUploadsOf, caller: CallerOf) -> Response:
     """Reserve a file, and give an address for each of its parts."""
     wanted = await _read(request, InitiateParts)
-    draft = _make_draft(request, owner, wanted.file_name, wanted.purpose, (wanted.checksum or "").lower())
+    draft = _make_draft(request, caller.owner, wanted.file_name, wanted.purpose, (wanted.checksum or "").lower())
     server = services.config.server
     # Before anything is kept: the address of this server may not be known.
     urls = make_part_urls(request, server, services.signing_key, upload_id_of(draft.id), wanted.num_parts)
     expires_at_ms = draft.created_at_ms + server.upload_url_valid_s * 1000
     plan = UploadPlan(size_bytes=wanted.file_size, expires_at_ms=expires_at_ms, part_count=wanted.num_parts)
-    upload = await uploads.start(draft, plan)
+    upload = await uploads.start(draft, plan, find_limits(services.intake, caller))
     parts = [{"PartNumber": number, "URL": url, "Headers": {}} for number, url in enumerate(urls, start=1)]
     return JsonResponse({"upload_id": upload.upload_id, "file_id": upload.file.id, "parts": parts})
 
@@ -161,7 +181,7 @@ async def receive_part(
     """Take the bytes of one part; the address is the permission. The same part can be sent again."""
     check_signature(services.signing_key, part_subject(upload_id, part_number), address.expires, address.signature)
     upload = await uploads.find(upload_id)
-    check_announced(request, upload.plan.size_bytes)
+    check_announced(request, upload.plan.size_bytes, make_part_error(upload.plan.size_bytes))
     writer = await uploads.receive(upload, _name_of(part_number))
     try:
         async for chunk in request.stream():
@@ -172,11 +192,12 @@ async def receive_part(
 
 
 @router.post("/v1/files/multipart/complete")
-async def complete_parts(request: Request, uploads: _PartUploadsOf, owner: Owner) -> Response:
+async def complete_parts(request: Request, services: ServicesOf, uploads: _PartUploadsOf, caller: CallerOf) -> Response:
     """Make one file of all parts."""
     wanted = await _read(request, CompleteParts)
-    upload = await _find(uploads, wanted, owner)
-    file = await uploads.complete(upload, _in_order(upload, wanted.parts))
+    upload = await _find(uploads, wanted, caller.owner)
+    limits = find_limits(services.intake, caller)
+    file = await uploads.complete(upload, _in_order(upload, wanted.parts), limits=limits)
     return JsonResponse({"file": render_file(request, file)})
 
 
@@ -190,23 +211,25 @@ async def abort_parts(request: Request, uploads: _PartUploadsOf, owner: Owner) -
 
 
 @router.post("/v1/uploads")
-async def create_upload(request: Request, services: ServicesOf, uploads: _PartUploadsOf, owner: Owner) -> Response:
+async def create_upload(request: Request, services: ServicesOf, uploads: _PartUploadsOf, caller: CallerOf) -> Response:
     """Begin a file whose parts come one by one."""
     wanted = await _read(request, CreateUpload)
-    draft = _make_draft(request, owner, wanted.filename, wanted.purpose)
+    draft = _make_draft(request, caller.owner, wanted.filename, wanted.purpose)
     plan = UploadPlan(
         size_bytes=wanted.bytes,
         expires_at_ms=draft.created_at_ms + services.config.server.upload_url_valid_s * 1000,
         keep_s=wanted.expires_after.seconds if wanted.expires_after else None,
     )
-    return JsonResponse(_render(await uploads.start(draft, plan), "pending"))
+    started = await uploads.start(draft, plan, find_limits(services.intake, caller))
+    return JsonResponse(_render(started, "pending"))
 
 
 @router.post("/v1/uploads/{upload_id}/parts")
 async def add_part(upload_id: str, request: Request, uploads: _PartUploadsOf, owner: Owner) -> Response:
     """Take one part, as the form part `data`; its id says later where it stands."""
     upload = await uploads.find(upload_id, owner)
-    check_announced(request, upload.plan.size_bytes + FORM_OVERHEAD_BYTES_MAX)
+    announced_bytes = upload.plan.size_bytes
+    check_announced(request, announced_bytes + FORM_OVERHEAD_BYTES_MAX, make_part_error(announced_bytes))
     reader = FormReader(request.headers.get("content-type", ""), _PART_FIELD)
     part_id = new_part_id()
     writer: PartWriter | None = None
@@ -229,11 +252,15 @@ async def add_part(upload_id: str, request: Request, uploads: _PartUploadsOf, ow
 
 
 @router.post("/v1/uploads/{upload_id}/complete")
-async def complete_upload(upload_id: str, request: Request, uploads: _PartUploadsOf, owner: Owner) -> Response:
+async def complete_upload(
+    upload_id: str, request: Request, services: ServicesOf, uploads: _PartUploadsOf, caller: CallerOf
+) -> Response:
     """Make one file of these parts, in this order."""
     wanted = await _read(request, CompleteUpload)
-    upload = await uploads.find(upload_id, owner)
-    file = await uploads.complete(upload, [Part(part_id) for part_id in wanted.part_ids], md5=wanted.md5 or None)
+    upload = await uploads.find(upload_id, caller.owner)
+    parts = [Part(part_id) for part_id in wanted.part_ids]
+    limits = find_limits(services.intake, caller)
+    file = await uploads.complete(upload, parts, md5=wanted.md5 or None, limits=limits)
     return JsonResponse(_render(StartedUpload(file, upload.plan), "completed"))
 
 

@@ -16,11 +16,16 @@ __all__ = ["PathAliases", "Route", "find_route"]
 _ALIAS = re.compile(
     r"""
     (?:/(?P<dialect>together|openai))?                # the dialect by name
-    (?:/v1){0,2} (?:/v3(?=/whoami$))?               # no root, one, or two; the command line's own /v3
-    (?P<resource>/(?:files|uploads|batches|models|engines|whoami)(?:/.*)?)
+    (?:/v1){0,2}                                      # no root, one, or two
+    (?:/v3(?=/whoami$)|/v2(?=/supported-models))?     # what has only ever had another
+    (?P<resource>/(?:
+        files|uploads|batches|models|supported-models|estimates|engines|whoami|usage|organization|gc
+        |chat|completions|embeddings|responses
+    )(?:/.*)?)
     """,
     re.VERBOSE | re.DOTALL,
 )
+_SLASHES = re.compile(r"/{2,}")
 
 
 class Route(NamedTuple):
@@ -31,7 +36,9 @@ class Route(NamedTuple):
 
 
 def find_route(path: str) -> Route:
-    """The path under which a resource is routed; any other path as it is."""
+    """The path under which a resource is routed; any other path as it is, but for slashes beside slashes."""
+    # A base URL with a slash at its end makes `//v1/files`.
+    path = _SLASHES.sub("/", path)
     match = _ALIAS.fullmatch(path.rstrip("/") or "/")
     if match is None:
         return Route(path, None)

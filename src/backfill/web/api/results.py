@@ -1,24 +1,27 @@
 """Results before the end: the finished lines of a batch in the order in which they finish, for as long as it runs."""
 
 import asyncio
+import functools
 import threading
-from collections.abc import AsyncIterator
-from typing import Annotated
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from typing import Annotated, NamedTuple
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from backfill.batch import Batch, Outcome, State
-from backfill.errors import Conflict, NotFound
+from backfill.errors import Conflict, InputLost, NotFound
 from backfill.index import LineIndex
-from backfill.journal import Finished, Tail
-from backfill.store import LocalBlobs, index_key
-from backfill.web.api.keys import Owner
+from backfill.journal import Finished, JournalHold, Tail
+from backfill.store import LocalBlobs, index_key, journal_prefix
+from backfill.web.api.head import is_head
+from backfill.web.api.keys import CallerOf
 from backfill.web.api.services import Services, ServicesOf
 from backfill.wire.results import render_answer, render_failure, render_rest
 
-__all__ = ["ResultStream", "router"]
+__all__ = ["ResultStream", "open_stream", "router"]
 
 AFTER_MAX = 2**31 - 1
 POLL_S = 0.25
@@ -32,18 +35,53 @@ router = APIRouter()
 async def stream_results(
     batch_id: str,
     services: ServicesOf,
-    owner: Owner,
+    caller: CallerOf,
     after: Annotated[int, Query(ge=0, le=AFTER_MAX)] = 0,
     follow: bool = True,
 ) -> Response:
     """The finished lines behind the first `after`; with `follow`, those to come as well, until the batch has ended."""
-    batch = await services.metadata.get_batch(batch_id, owner)
+    batch = await services.metadata.get_batch(batch_id, caller.owner)
+    is_still_let_in = functools.partial(services.keys.is_valid, caller)
+    return await open_stream(services, batch, after, is_still_let_in if follow else None)
+
+
+async def open_stream(services: Services, batch: Batch, after: int, may_follow: "MayFollow | None") -> "ResultStream":
+    """The result lines behind the first `after`, as an answer; with `may_follow` those to come as well."""
+    hold = await services.intake.journal_holds.take(batch.id)
     try:
-        lines = await asyncio.to_thread(_ResultLines, services.blobs, batch, after)
-    except NotFound:
-        message = f"The input file of batch {batch.id} was deleted; its results are in its output and error file."
+        lines = await _open_lines(services, batch, after)
+        try:
+            # While the status can still say that this failed.
+            first = await asyncio.to_thread(lines.read_finished)
+        except BaseException:
+            lines.close()
+            raise
+    except BaseException:
+        hold.release()
+        raise
+    return ResultStream(services, batch, _Source(lines, first, hold), may_follow)
+
+
+async def _open_lines(services: Services, batch: Batch, after: int) -> "_ResultLines":
+    # Lines that a cancel or a deadline left undone were never in the journal.
+    if batch.state.is_final and (batch.counts.answered or any(row.failed for row in batch.usage)):
+        await asyncio.to_thread(_check_journal, services.blobs, batch)
+    try:
+        await services.intake.inputs.check_index(batch)
+        return await asyncio.to_thread(_ResultLines, services.blobs, batch, after)
+    except (NotFound, InputLost):
+        message = f"The input file of batch {batch.id} is gone; its results are in its output and error file."
         raise Conflict(message, code="input_file_deleted") from None
-    return ResultStream(services, batch, lines, follow=follow)
+
+
+def _check_journal(blobs: LocalBlobs, batch: Batch) -> None:
+    """Raises Conflict if the journal of an ended batch was removed. Blocks on disk."""
+    if not blobs.list(journal_prefix(batch.id)):
+        message = (
+            f"The journal of batch {batch.id} was removed (retention.journals_days); its results are in its output and "
+            "error file."
+        )
+        raise Conflict(message, code="journal_removed")
 
 
 class _ResultLines:
@@ -79,11 +117,28 @@ class _ResultLines:
             self._tail.close()
 
     def _render(self, finished: Finished) -> bytes:
-        line, outcome, status, body = finished
+        line, outcome, status, body, _ = finished
         custom_id = self._index.custom_id_json(line)
         if outcome is Outcome.ANSWERED:
             return render_answer(self._batch, line, custom_id, status, body)
         return render_failure(self._batch, line, custom_id, outcome, status, body)
+
+
+class _Source(NamedTuple):
+    """What a stream sends, and what it owns of it until its end."""
+
+    lines: _ResultLines
+    first: bytes
+    """What was read already."""
+    hold: JournalHold
+    """Keeps the journal where it is."""
+
+
+MayFollow = Callable[[], Awaitable[bool]]
+
+
+class _NoMoreLetIn(Exception):
+    """The key was revoked or is over."""
 
 
 class ResultStream(Response):
@@ -94,18 +149,21 @@ class ResultStream(Response):
 
     media_type = "application/jsonl"
 
-    def __init__(self, services: Services, batch: Batch, lines: _ResultLines, *, follow: bool) -> None:
+    def __init__(self, services: Services, batch: Batch, source: _Source, may_follow: MayFollow | None) -> None:
+        """With `may_follow` it goes on until the batch has ended, or the caller may see no more of it."""
         super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._metadata = services.metadata
         self._stopping = services.stopping
         self._batch = batch
-        self._lines = lines
-        self._follow = follow
+        self._lines = source.lines
+        self._first = source.first
+        self._hold = source.hold
+        self._may_follow = may_follow
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's own
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the lines; ends at once, whatever it waits for, when nobody listens or the server stops."""
-        sending = asyncio.create_task(self._send(send))
+        sending = asyncio.create_task(self._send(send, only_headers=is_head(scope)))
         ending = (asyncio.create_task(_wait_for_disconnect(receive)), asyncio.create_task(self._stopping.wait()))
         try:
             await asyncio.wait((sending, *ending), return_when=asyncio.FIRST_COMPLETED)
@@ -113,30 +171,40 @@ class ResultStream(Response):
             for task in (sending, *ending):
                 task.cancel()
             await asyncio.wait((sending, *ending))
-            await asyncio.to_thread(self._lines.close)
-        if not sending.cancelled():
-            sending.result()
+            try:
+                await asyncio.to_thread(self._lines.close)
+            finally:
+                self._hold.release()
+        # Cut like one whose server stops: what was sent is not the whole.
+        with suppress(_NoMoreLetIn):
+            if not sending.cancelled():
+                sending.result()
 
-    async def _send(self, send: Send) -> None:
+    async def _send(self, send: Send, *, only_headers: bool) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        async for piece in self._make_pieces():
-            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        if not only_headers:
+            async for piece in self._make_pieces():
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
     async def _make_pieces(self) -> AsyncIterator[bytes]:
         batch = self._batch
+        if self._first:
+            yield self._first
         while True:
             while piece := await asyncio.to_thread(self._lines.read_finished):
                 yield piece
             # It had ended before the journal was read: nothing was written since.
             if batch.state.is_final:
                 break
-            if not self._follow:
+            if self._may_follow is None:
                 return
             await asyncio.sleep(POLL_S)
+            if not await self._may_follow():
+                raise _NoMoreLetIn
             batch = await self._metadata.get_batch(batch.id)
         # A batch that was rejected has no result lines at all, only reasons.
-        if batch.state is not State.FAILED:
+        if batch.state is not State.FAILED or batch.started_at_ms is not None:
             rest = await asyncio.to_thread(self._lines.find_rest)
             for start in range(0, len(rest), _REST_AT_ONCE):
                 yield await asyncio.to_thread(self._lines.render_rest, batch, rest[start : start + _REST_AT_ONCE])

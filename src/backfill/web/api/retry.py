@@ -1,32 +1,81 @@
-"""Retry only what failed: a new batch of those lines of an ended one that have no answer."""
+"""Why lines failed, and a new batch of those lines of an ended one that have no answer: of all, or of some kind."""
+
+import asyncio
+from typing import Annotated
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from backfill.batch import Batch, State
-from backfill.errors import Conflict, NotFound
-from backfill.intake import copy_failed_lines
+from backfill.errors import Conflict, InputLost, InvalidInput, NotFound
+from backfill.intake import FailureChoice, copy_failed_lines, group_failures
 from backfill.turns import Attempt, now_ms
 from backfill.web.api.batches import answer_created
+from backfill.web.api.bodies import JsonResponse, read_body
+from backfill.web.api.errors import explain_validation
 from backfill.web.api.idempotency import read_attempt
-from backfill.web.api.keys import Owner
+from backfill.web.api.keys import CallerOf, Owner
 from backfill.web.api.services import Services, ServicesOf
+from backfill.wire.failures import render_group
 
-__all__ = ["router"]
+__all__ = ["RetryBatch", "retry_failed", "router"]
+
+_BODY_BYTES_MAX = 4096
 
 router = APIRouter()
 
 
+_Word = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class RetryBatch(BaseModel):
+    """Which of the failed lines are meant; without a body all are."""
+
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+    code: _Word | None = None
+    """The code that stands in the error file."""
+    group: _Word | None = None
+    """The id of a group of failures."""
+
+
+@router.get("/v1/batches/{batch_id}/failures")
+async def list_failures(batch_id: str, services: ServicesOf, owner: Owner) -> Response:
+    """The failed lines by code and message, largest group first; of a batch that runs those that failed so far."""
+    batch = await services.metadata.get_batch(batch_id, owner)
+    try:
+        await services.intake.inputs.check_index(batch)
+        async with services.intake.journal_holds.reading(batch.id):
+            groups = await asyncio.to_thread(group_failures, services.blobs, batch)
+    except (NotFound, InputLost):
+        message = f"The input file of batch {batch.id} is gone; what failed stands in its error file."
+        raise Conflict(message, code="input_file_deleted") from None
+    return JsonResponse({"object": "list", "data": [render_group(group) for group in groups]})
+
+
 @router.post("/v1/batches/{batch_id}/retry")
-async def retry_batch(batch_id: str, request: Request, services: ServicesOf, owner: Owner) -> Response:
+async def retry_batch(batch_id: str, request: Request, services: ServicesOf, caller: CallerOf) -> Response:
     """Make a batch like an ended one, of the lines that failed in it."""
-    attempt = read_attempt(request, "retry", batch_id)
-    ended = await services.metadata.get_batch(batch_id, owner)
-    made = await services.turns.find_repeated(owner, attempt)
+    choice = _read_choice(await read_body(request, _BODY_BYTES_MAX))
+    asked = (batch_id, *choice) if any(choice) else (batch_id,)
+    attempt = read_attempt(request, "retry", *asked)
+    ended = await services.metadata.get_batch(batch_id, caller.owner)
+    made = await services.turns.find_repeated(caller.owner, attempt)
     if made is None:
-        _check_failed(ended)
-        made = await _retry(services, ended, attempt)
+        made = await retry_failed(services, ended, choice, attempt, caller.key_id)
     return await answer_created(request, services, made)
+
+
+def _read_choice(body: bytes) -> FailureChoice:
+    if not body:
+        return FailureChoice()
+    try:
+        wanted = RetryBatch.model_validate_json(body)
+    except ValidationError as error:
+        message, param = explain_validation(error.errors(include_url=False, include_input=False))
+        raise InvalidInput(message, param=param) from None
+    return FailureChoice(wanted.code, wanted.group)
 
 
 def _check_failed(batch: Batch) -> None:
@@ -35,7 +84,7 @@ def _check_failed(batch: Batch) -> None:
         raise Conflict(
             f"The batch {batch.id} has not ended; what will have failed is not known yet.", code="batch_not_ended"
         )
-    if batch.state is State.FAILED:
+    if batch.state is State.FAILED and batch.started_at_ms is None:
         raise Conflict(
             f"The batch {batch.id} was rejected before a line was sent; upload a corrected file for a new batch.",
             code="nothing_to_retry",
@@ -44,16 +93,24 @@ def _check_failed(batch: Batch) -> None:
         raise Conflict(f"No line of batch {batch.id} failed.", code="nothing_to_retry")
 
 
-async def _retry(services: Services, ended: Batch, attempt: Attempt) -> Batch:
+async def retry_failed(
+    services: Services, ended: Batch, choice: FailureChoice, attempt: Attempt, key_id: str | None
+) -> Batch:
+    """A new batch of those lines of an ended one that failed and are meant; raises Conflict if there are none."""
+    _check_failed(ended)
     try:
         source = await services.metadata.get_file(ended.input_file_id, ended.owner)
-        file = await copy_failed_lines(services.intake, ended, source, now_ms())
+        await services.intake.inputs.check_content(ended)
+        async with services.intake.journal_holds.reading(ended.id):
+            file = await copy_failed_lines(services.intake, ended, source, now_ms(), choice)
     except NotFound:
         message = f"The input file of batch {ended.id} was deleted; upload the lines again to run them."
         raise Conflict(message, code="input_file_deleted") from None
+    except InputLost as error:
+        raise Conflict(error.message, code=error.code) from None
     made: Batch | None = None
     try:
-        made = await services.turns.retry(ended, file, attempt)
+        made = await services.turns.retry(ended, file, attempt, key_id)
         return made
     finally:
         # The same request, sent twice at once, may have made its batch meanwhile: of a copy of its own.

@@ -7,21 +7,24 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from backfill.web.api.money_schemas import Cost
+
 __all__ = [
     "BatchCreated",
     "BatchPage",
     "EnginePage",
     "ErrorAnswer",
+    "FailurePage",
     "FileAnswer",
     "FileDeleted",
     "FilePage",
     "Health",
     "Identity",
-    "ModelPage",
     "OpenAIBatch",
     "PartsAborted",
     "PartsCompleted",
     "PartsInitiated",
+    "Readiness",
     "TogetherBatch",
     "UploadAnswer",
     "UploadPartAnswer",
@@ -57,7 +60,7 @@ class FileAnswer(_Answer):
     created_at: _Seconds
     expires_at: _Seconds | None
     filename: str
-    purpose: Literal["batch", "batch-api", "batch_output"]
+    purpose: Literal["batch", "batch-api", "batch_output", "user_data", "vision"]
     status: Literal["uploaded", "processed"]
     status_details: None
     FileType: Literal["jsonl"]
@@ -153,6 +156,35 @@ class _RequestCounts(_Answer):
     failed: int
 
 
+_WaitReason = Literal[
+    "store_unavailable",
+    "engine_unavailable",
+    "engine_starting",
+    "rate_limited",
+    "engine_memory",
+    "live_traffic",
+    "media_fetches",
+    "other_batches",
+    "internal_error",
+]
+
+
+class _TogetherWaiting(_Answer):
+    """Why the batch does not move; only there while that is so."""
+
+    reason: _WaitReason
+    message: str
+    since: _Time
+
+
+class _OpenAIWaiting(_Answer):
+    """Why the batch does not move; only there while that is so."""
+
+    reason: _WaitReason
+    message: str
+    since: _Seconds
+
+
 class TogetherBatch(_Answer):
     """A batch in Together's dialect."""
 
@@ -171,6 +203,9 @@ class TogetherBatch(_Answer):
     error: str | None
     completed_at: _Time | None
     request_counts: _RequestCounts
+    waiting: _TogetherWaiting | None = None
+    estimated_completion_at: _Time | None = None
+    cost: Cost | None = None
 
 
 class BatchCreated(_Answer):
@@ -235,6 +270,10 @@ class OpenAIBatch(_Answer):
     request_counts: _RequestCounts
     usage: _Usage
     metadata: dict[str, str] | None
+    waiting: _OpenAIWaiting | None = None
+    estimated_completion_at: _Seconds | None = None
+    warning: Annotated[str | None, Field(description="Of a create: why its window will probably not do.")] = None
+    cost: Cost | None = None
 
 
 class BatchPage(_Answer):
@@ -247,20 +286,6 @@ class BatchPage(_Answer):
     has_more: bool
 
 
-class _Model(_Answer):
-    id: str
-    object: Literal["model"]
-    created: _Seconds
-    owned_by: str
-
-
-class ModelPage(_Answer):
-    """The models that lines may name."""
-
-    object: Literal["list"]
-    data: list[_Model]
-
-
 _Count = Annotated[int, Field(ge=0)]
 _Rate = Annotated[float, Field(ge=0)]
 
@@ -270,7 +295,7 @@ class _Engine(_Answer):
     name: str
     state: Literal["down", "starting", "up", "probing", "paused"]
     bottleneck: Annotated[
-        Literal["work", "engine", "upstream_limit", "ceiling", "disk", "backfill", "unknown"],
+        Literal["work", "engine", "upstream_limit", "ceiling", "live_traffic", "disk", "backfill", "unknown"],
         Field(description="What keeps it from doing more."),
     ]
     in_flight: Annotated[_Count, Field(description="Requests that are with it.")]
@@ -282,12 +307,42 @@ class _Engine(_Answer):
     lost: Annotated[_Count, Field(description="Requests that came to nothing and were tried again.")]
     rate_limited: Annotated[_Count, Field(description="Requests answered with 429.")]
     reused: Annotated[_Count, Field(description="Lines answered with the answer of an identical one.")]
+    preempted: Annotated[_Count, Field(description="Requests cancelled to make a place for a live one.")]
     prompt_tokens: _Count
     completion_tokens: _Count
     cached_tokens: _Count
+    busy_ms: Annotated[_Count, Field(description="How long it had requests of batches to answer.")]
+    hardware_cost_per_million: Annotated[
+        str | None, Field(description="What its time cost for a million tokens; null if its settings do not say.")
+    ]
+    list_price_per_million: Annotated[str | None, Field(description="What they cost at list price; null: not known.")]
+    currency: Annotated[str | None, Field(description="That of these two.")]
+    live_in_flight: Annotated[_Count, Field(description="Live requests that are with it.")]
+    batch_limit: Annotated[_Count | None, Field(description="What live requests leave of the limit; null: all.")]
     waiting_in_engine: Annotated[_Count | None, Field(description="By its own gauges; null if it has none.")]
     kv_cache_use: Annotated[float | None, Field(ge=0, le=1, description="By its own gauges; null if it has none.")]
     trouble: Annotated[str | None, Field(description="Why nothing is sent to it now.")]
+
+
+class FailureGroupAnswer(_Answer):
+    """Failed lines of a batch that failed for the same reason."""
+
+    id: str
+    object: Literal["batch.failure_group"]
+    code: str
+    reason: Annotated[str, Field(description="The message, but for what differs between the lines.")]
+    example: Annotated[str, Field(description="The message of the first.")]
+    count: Annotated[int, Field(ge=1)]
+    custom_ids: Annotated[list[str], Field(description="Of some of them.")]
+    first_at: Annotated[str | None, Field(description="When the first failed; null: they were left undone.")]
+    last_at: str | None
+
+
+class FailurePage(_Answer):
+    """The failed lines of a batch, by reason, most first."""
+
+    object: Literal["list"]
+    data: list[FailureGroupAnswer]
 
 
 class EnginePage(_Answer):
@@ -302,6 +357,36 @@ class Identity(_Answer):
 
     object: Literal["user"]
     user_id: str
+
+
+class Leftover(_Answer):
+    """Something that was over."""
+
+    kind: Annotated[str, Field(description="input, output, expired, journal or quarantine.")]
+    name: Annotated[str, Field(description="Id of the file or of the batch, or the name of a folder.")]
+    size_bytes: int
+
+
+class Garbage(_Answer):
+    """What was removed, or with `dry_run` would be."""
+
+    object: Literal["gc"]
+    dry_run: bool
+    size_bytes: Annotated[int, Field(description="Of all of it.")]
+    removed: list[Leftover]
+
+
+class Readiness(_Answer):
+    """Whether the server can do its work."""
+
+    status: Literal["ok", "unavailable"]
+    parts: Annotated[
+        dict[
+            Literal["database", "disk", "dispatcher", "server"],
+            Literal["ok", "unavailable", "no room", "no answer", "stopping"],
+        ],
+        Field(description="What was tried, and what is the matter with it."),
+    ]
 
 
 class Health(_Answer):

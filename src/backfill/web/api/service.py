@@ -1,10 +1,12 @@
-"""About the server itself: whether it lives, which models it serves, and who is asking."""
+"""About the server itself: whether it lives, and who is asking."""
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
 from backfill.web.api.bodies import JsonResponse
+from backfill.web.api.errors import RETRY_AFTER_S
 from backfill.web.api.keys import Owner
+from backfill.web.api.readiness import OK
 from backfill.web.api.services import ServicesOf
 
 __all__ = ["router"]
@@ -14,15 +16,26 @@ router = APIRouter()
 
 @router.get("/health")
 async def get_health() -> Response:
-    """For load balancers: the process answers. No key is asked for."""
+    """The process answers. No key is asked for."""
     return JsonResponse({"status": "ok"})
 
 
-@router.get("/v1/models")
-async def list_models(services: ServicesOf, _owner: Owner) -> Response:
-    """The models that lines may name."""
-    models = [{"id": name, "object": "model", "created": 0, "owned_by": "backfill"} for name in services.list_models()]
-    return JsonResponse({"object": "list", "data": models})
+@router.get("/healthz")
+async def get_liveness() -> Response:
+    """The process lives; one that does not answer this is to be started again. No key is asked for."""
+    return JsonResponse({"status": "ok"})
+
+
+@router.get("/readyz")
+async def get_readiness(services: ServicesOf) -> Response:
+    """Whether requests should be sent here now, and which part keeps them away if not. No key is asked for."""
+    parts = dict(await services.readiness.look())
+    if services.stopping.is_set():
+        parts["server"] = "stopping"
+    is_ready = all(state == OK for state in parts.values())
+    headers = {"cache-control": "no-store"} | ({} if is_ready else {"retry-after": str(RETRY_AFTER_S)})
+    answer = {"status": OK if is_ready else "unavailable", "parts": parts}
+    return JsonResponse(answer, 200 if is_ready else 503, headers)
 
 
 @router.get("/v1/whoami")

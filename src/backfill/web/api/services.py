@@ -6,13 +6,19 @@ from dataclasses import dataclass, field
 from typing import Annotated
 
 from fastapi import Depends, Request
+from starlette.types import ASGIApp
 
-from backfill.batch import Batch, Counts
+from backfill.accounts import Keys, UsageBook
+from backfill.batch import Batch, Standing
+from backfill.catalogue import Catalogue
 from backfill.config import Config
-from backfill.intake import Intake
-from backfill.status import ReplicaStatus
+from backfill.intake import Intake, Leftover
+from backfill.live import LiveTraffic
+from backfill.status import Forecast, MetricsSource, ReplicaStatus, ServedModel, Waiting
 from backfill.store import LocalBlobs, Metadata
 from backfill.turns import Turns
+from backfill.web.api.audit import Audit
+from backfill.web.api.readiness import Readiness
 
 __all__ = ["Services", "ServicesOf"]
 
@@ -24,14 +30,33 @@ class Services:
     config: Config
     blobs: LocalBlobs
     metadata: Metadata
+    keys: Keys
     intake: Intake
     turns: Turns
-    count: Callable[[Batch], Awaitable[Counts]]
-    """Folds the journal of a batch that has not ended; the row of one that has carries its counts."""
-    list_models: Callable[[], list[str]]
+    measure: Callable[[Batch], Awaitable[Standing]]
+    """Folds the journal of a batch that has not ended; the row of one that has carries its counts and usage."""
+    usage: UsageBook
+    find_wait: Callable[[Batch], Waiting | None]
+    """What holds a batch up that has not ended; None if it moves."""
+    forecast: Callable[[Batch], Awaitable[Forecast | None]]
+    """When a batch will be done that has not ended; None if nothing tells."""
+    foresee: Callable[[Batch], Awaitable[Forecast | None]]
+    """The same of a batch that is not made yet."""
+    catalogue: Catalogue
+    live: LiveTraffic
+    list_models: Callable[[], Awaitable[list[ServedModel]]]
+    """Those that are served now."""
     list_replicas: Callable[[], Sequence[ReplicaStatus]]
+    collect: Callable[..., Awaitable[list[Leftover]]]
+    """Removes what is over, or with `is_trial` only finds it."""
     signing_key: bytes
     """For the signed upload addresses; the same in every process that shares the metadata."""
+    metrics_sources: Sequence[MetricsSource] = ()
+    """What `/metrics` tells beside replicas, batches and logins."""
+    audit: Audit = field(default_factory=Audit)
+    readiness: Readiness = field(default_factory=lambda: Readiness({}))
+    trace: Callable[[ASGIApp], ASGIApp] | None = None
+    """Puts a span around each request; None: nobody collects any."""
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the server ends: answers that would go on for as long as a batch runs are cut."""
 

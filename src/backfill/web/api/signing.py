@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import re
 import time
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from fastapi import Request
 from starlette.exceptions import HTTPException
@@ -12,15 +12,16 @@ from starlette.exceptions import HTTPException
 from backfill.config import ServerConfig
 from backfill.errors import InvalidInput
 
-__all__ = ["check_signature", "make_part_urls", "make_upload_url", "part_subject"]
+__all__ = ["check_signature", "file_subject", "make_part_urls", "make_upload_url", "part_subject"]
 
 _HOST = re.compile(r"[A-Za-z0-9._\-]+(?::\d{1,5})?|\[[0-9A-Fa-f:.]+\](?::\d{1,5})?")
 _EXPIRY = re.compile(r"\d{1,12}")
 
 
-def make_upload_url(request: Request, server: ServerConfig, signing_key: bytes, file_id: str) -> str:
-    """An absolute URL that this client can reach and that takes the file's bytes."""
-    return f"{_find_root(request, server.public_url)}/v1/uploads/{file_id}?{_sign_query(server, signing_key, file_id)}"
+def make_upload_url(request: Request, server: ServerConfig, signing_key: bytes, file_id: str, limits: str = "") -> str:
+    """An absolute URL that this client can reach and that takes the file's bytes, within limits of its own if any."""
+    query = _sign_query(server, signing_key, file_subject(file_id, limits)) + (f"&limits={limits}" if limits else "")
+    return f"{_find_root(request, server.public_url)}/v1/uploads/{file_id}?{query}"
 
 
 def make_part_urls(
@@ -32,6 +33,11 @@ def make_part_urls(
         f"{root}/{number}?{_sign_query(server, signing_key, part_subject(upload_id, number))}"
         for number in range(1, part_count + 1)
     ]
+
+
+def file_subject(file_id: str, limits: str) -> str:
+    """What the address of a file's bytes is signed for."""
+    return f"{file_id}?{limits}" if limits else file_id
 
 
 def part_subject(upload_id: str, part_number: int) -> str:
@@ -59,10 +65,19 @@ def _sign(signing_key: bytes, subject: str, expires: str) -> str:
     return hmac.new(signing_key, content, hashlib.sha256).hexdigest()
 
 
+def _is_host(host: str) -> bool:
+    try:
+        # Raises ValueError for what only looks like an IPv6 address, and for a port that is none.
+        return _HOST.fullmatch(host) is not None and (urlsplit(f"//{host}").port or 0) >= 0
+    except ValueError:
+        return False
+
+
 def _find_root(request: Request, public_url: str) -> str:
     if public_url:
         return public_url.rstrip("/").removesuffix("/v1")
+    # Only whoever sent this header gets the address: whatever it says, no other client is led there.
     host = request.headers.get("host", "")
-    if not _HOST.fullmatch(host):
+    if not _is_host(host):
         raise InvalidInput("The Host header is missing or not a host name.", code="invalid_host")
-    return f"{request.url.scheme}://{host}"
+    return f"{request.scope['scheme']}://{host}"

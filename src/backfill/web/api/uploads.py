@@ -2,22 +2,25 @@
 
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 from urllib.parse import parse_qsl
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
+from pydantic import BaseModel
 from starlette.responses import Response
 
-from backfill.batch import File, FileStatus
+from backfill.api_key import Caller
+from backfill.batch import MEDIA_PURPOSES, File, FileStatus
 from backfill.errors import InvalidInput, TooLarge
-from backfill.intake import Intake, Upload, new_file_id
+from backfill.intake import FileLimits, Intake, Upload, make_size_error, new_file_id
 from backfill.turns import now_ms
 from backfill.web.api.bodies import JsonResponse, content_length, read_body
 from backfill.web.api.dialects import allowed_purposes, render_file
-from backfill.web.api.keys import Owner
+from backfill.web.api.file_limits import find_limits, read_limits, write_limits
+from backfill.web.api.keys import CallerOf
 from backfill.web.api.multipart import FIELDS_MAX, FileBytes, FilePart, FormField, FormReader
 from backfill.web.api.services import Services, ServicesOf
-from backfill.web.api.signing import check_signature, make_upload_url
+from backfill.web.api.signing import check_signature, file_subject, make_upload_url
 
 __all__ = ["EXPIRY_RANGE_S", "check_announced", "check_purpose", "clean_filename", "router"]
 
@@ -26,9 +29,14 @@ FORM_BYTES_MAX = 64 * 1024
 FORM_OVERHEAD_BYTES_MAX = 1024 * 1024
 FILENAME_LENGTH_MAX = 255
 EXPIRY_RANGE_S = (3600, 2_592_000)
+# Of a value that will not do; a client that sends more knows the rest.
+_SHOWN_LENGTH_MAX = 64
 _DEFAULT_FILENAME = "input.jsonl"
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_SECONDS = re.compile(r"[0-9]{1,10}")
+# Line ends and what a terminal obeys; marks that turn the reading direction, which make a name look like another;
+# halves of surrogate pairs, which no file system and no database takes.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 router = APIRouter()
 
@@ -41,27 +49,45 @@ class _Form(NamedTuple):
     part_filename: str = ""
 
 
+class _Receiver(NamedTuple):
+    """What a form with a file is read with."""
+
+    intake: Intake
+    limits: FileLimits
+    reader: FormReader
+
+
+class _Address(BaseModel):
+    """What is signed in an address that takes a file's bytes."""
+
+    expires: str = ""
+    signature: str = ""
+    limits: str = ""
+
+
 @router.post("/v1/files")
-async def create_file(request: Request, services: ServicesOf, owner: Owner) -> Response:
+async def create_file(request: Request, services: ServicesOf, caller: CallerOf) -> Response:
     """With a file part: keep the file. Without: reserve an id, and say where the bytes shall go."""
-    return await _create(request, services, owner, file_required=False)
+    return await _create(request, services, caller, file_required=False)
 
 
 @router.post("/v1/files/upload")
-async def create_file_with_content(request: Request, services: ServicesOf, owner: Owner) -> Response:
+async def create_file_with_content(request: Request, services: ServicesOf, caller: CallerOf) -> Response:
     """The same, but the file has to be in the request."""
-    return await _create(request, services, owner, file_required=True)
+    return await _create(request, services, caller, file_required=True)
 
 
 @router.put("/v1/uploads/{file_id}")
 async def receive_bytes(
-    file_id: str, request: Request, services: ServicesOf, expires: str = "", signature: str = ""
+    file_id: str, request: Request, services: ServicesOf, address: Annotated[_Address, Query()]
 ) -> Response:
     """Take the bytes of a reserved file; the address is the permission. The file is complete with the answer."""
-    check_signature(services.signing_key, file_id, expires, signature)
-    check_announced(request, services.config.limits.file_size_bytes)
-    await services.metadata.get_file(file_id)
-    upload = services.intake.begin(file_id)
+    subject = file_subject(file_id, address.limits)
+    check_signature(services.signing_key, subject, address.expires, address.signature)
+    limits = read_limits(services.intake, address.limits)
+    purpose = (await services.metadata.get_file(file_id)).purpose
+    check_announced(request, limits.size_of(purpose), make_size_error(limits, purpose))
+    upload = services.intake.begin(file_id, limits, purpose)
     try:
         received_bytes = 0
         async for chunk in request.stream():
@@ -78,10 +104,11 @@ async def receive_bytes(
     return Response(status_code=200)
 
 
-async def _create(request: Request, services: Services, owner: str, *, file_required: bool) -> Response:
-    form = await _read_form(request, services)
+async def _create(request: Request, services: Services, caller: Caller, *, file_required: bool) -> Response:
+    limits = find_limits(services.intake, caller)
+    form = await _read_form(request, services.intake, limits)
     try:
-        draft = _make_draft(form, owner, allowed_purposes(request))
+        draft = _make_draft(form, caller.owner, allowed_purposes(request))
         if form.upload is not None:
             return JsonResponse(render_file(request, await form.upload.seal(draft)))
         if file_required:
@@ -89,7 +116,7 @@ async def _create(request: Request, services: Services, owner: str, *, file_requ
         if not form.fields.get("file_name"):
             message = "Send the file as the part named 'file', or its name as file_name to upload its bytes afterwards."
             raise InvalidInput(message, param="file_name")
-        url = make_upload_url(request, services.config.server, services.signing_key, draft.id)
+        url = make_upload_url(request, services.config.server, services.signing_key, draft.id, write_limits(limits))
         file = await services.intake.reserve(draft)
         # Clients of several versions take no other status and no body.
         return Response(status_code=302, headers={"location": url, "x-together-file-id": file.id})
@@ -98,14 +125,15 @@ async def _create(request: Request, services: Services, owner: str, *, file_requ
             form.upload.abort()
 
 
-async def _read_form(request: Request, services: Services) -> _Form:
+async def _read_form(request: Request, intake: Intake, limits: FileLimits) -> _Form:
     """The fields from the query and from the body, whichever form that has; the body's win."""
     fields = dict(request.query_params)
     content_type = request.headers.get("content-type", "")
     kind = content_type.partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        check_announced(request, services.config.limits.file_size_bytes + FORM_OVERHEAD_BYTES_MAX)
-        return await _receive_multipart(request, services.intake, FormReader(content_type), fields)
+        _check_form_size(request, limits, fields.get("purpose"))
+        receiver = _Receiver(intake, limits, FormReader(content_type))
+        return await _receive_multipart(request, receiver, fields)
     if kind == "application/x-www-form-urlencoded":
         fields |= _parse_urlencoded(await read_body(request, FORM_BYTES_MAX))
     elif kind and content_length(request) != 0:
@@ -113,25 +141,26 @@ async def _read_form(request: Request, services: Services) -> _Form:
     return _Form(fields)
 
 
-async def _receive_multipart(request: Request, intake: Intake, reader: FormReader, fields: dict[str, str]) -> _Form:
+async def _receive_multipart(request: Request, receiver: _Receiver, fields: dict[str, str]) -> _Form:
     """Bytes of the file go to intake as they come; the caller ends the upload, unless this fails."""
     upload: Upload | None = None
     filename = ""
     try:
         async for chunk in request.stream():
-            for event in reader.feed(chunk):
+            for event in receiver.reader.feed(chunk):
                 match event:
                     case FileBytes(data):
                         if upload is not None:
                             await upload.feed(data)
                     case FilePart(filename):
-                        upload = intake.begin(new_file_id())
+                        upload = receiver.intake.begin(new_file_id(), receiver.limits, fields.get("purpose"))
                     case FormField(name, value):
                         fields[name] = value
                         if name == "purpose":
                             # Before 100 MB are received for nothing, if it comes first.
-                            check_purpose(fields, allowed_purposes(request))
-        reader.finish()
+                            purpose = check_purpose(fields, allowed_purposes(request))
+                            _check_form_size(request, receiver.limits, purpose)
+        receiver.reader.finish()
     except BaseException:
         if upload is not None:
             upload.abort()
@@ -139,12 +168,19 @@ async def _receive_multipart(request: Request, intake: Intake, reader: FormReade
     return _Form(fields, upload, filename)
 
 
+def _check_form_size(request: Request, limits: FileLimits, purpose: str | None) -> None:
+    error = make_size_error(limits, purpose)
+    check_announced(request, limits.size_of(purpose) + FORM_OVERHEAD_BYTES_MAX, error)
+
+
 def _make_draft(form: _Form, owner: str, purposes: tuple[str, ...]) -> File:
     """The row of a file whose bytes are not sealed yet; raises InvalidInput for a field that will not do."""
     fields = form.fields
+    purpose = check_purpose(fields, purposes)
     file_type = fields.get("file_type") or "jsonl"
-    if file_type.lower() != "jsonl":
-        raise InvalidInput(f"file_type must be jsonl; got {file_type!r}.", param="file_type")
+    # Of pictures and clips the bytes themselves say what they are.
+    if file_type.lower() != "jsonl" and purpose not in MEDIA_PURPOSES:
+        raise InvalidInput(f"file_type must be jsonl; {_describe_fault(file_type)}.", param="file_type")
     checksum = fields.get("checksum") or ""
     if checksum and not _SHA256.fullmatch(checksum):
         raise InvalidInput("checksum must be the file's SHA-256 as 64 hexadecimal digits.", param="checksum")
@@ -152,7 +188,7 @@ def _make_draft(form: _Form, owner: str, purposes: tuple[str, ...]) -> File:
         id=form.upload.file_id if form.upload else new_file_id(),
         owner=owner,
         filename=clean_filename(fields.get("file_name") or form.part_filename),
-        purpose=check_purpose(fields, purposes),
+        purpose=purpose,
         status=FileStatus.RESERVED,
         created_at_ms=(created_at_ms := now_ms()),
         expires_at_ms=_find_expiry(fields, created_at_ms),
@@ -164,9 +200,13 @@ def check_purpose(fields: Mapping[str, str], purposes: tuple[str, ...]) -> str:
     """The purpose among the fields of an upload; raises InvalidInput for one that is not taken here."""
     purpose = fields.get("purpose")
     if purpose not in purposes:
-        fault = f"got {purpose!r}" if purpose else "it is missing"
-        raise InvalidInput(f"purpose must be one of {', '.join(purposes)}; {fault}.", param="purpose")
+        message = f"purpose must be one of {', '.join(purposes)}; {_describe_fault(purpose)}."
+        raise InvalidInput(message, param="purpose")
     return purpose
+
+
+def _describe_fault(value: str | None) -> str:
+    return f"got {value[:_SHOWN_LENGTH_MAX]!r}" if value else "it is missing"
 
 
 def _find_expiry(fields: Mapping[str, str], created_at_ms: int) -> int | None:
@@ -175,19 +215,22 @@ def _find_expiry(fields: Mapping[str, str], created_at_ms: int) -> int | None:
     if anchor is None and seconds is None:
         return None
     if anchor != "created_at":
-        raise InvalidInput(f"expires_after[anchor] must be created_at; got {anchor!r}.", param="expires_after[anchor]")
+        message = f"expires_after[anchor] must be created_at; {_describe_fault(anchor)}."
+        raise InvalidInput(message, param="expires_after[anchor]")
     least_s, most_s = EXPIRY_RANGE_S
-    if not (seconds and seconds.isascii() and seconds.isdigit() and least_s <= int(seconds) <= most_s):
-        message = f"expires_after[seconds] must be a whole number from {least_s} to {most_s}; got {seconds!r}."
+    if not (seconds and _SECONDS.fullmatch(seconds) and least_s <= int(seconds) <= most_s):
+        message = (
+            f"expires_after[seconds] must be a whole number from {least_s} to {most_s}; {_describe_fault(seconds)}."
+        )
         raise InvalidInput(message, param="expires_after[seconds]")
     return created_at_ms + int(seconds) * 1000
 
 
-def check_announced(request: Request, limit_bytes: int) -> None:
-    """Refuse what cannot fit before it is sent; what is not announced is counted as it comes."""
+def check_announced(request: Request, limit_bytes: int, error: TooLarge) -> None:
+    """Raises `error` for what cannot fit before it is sent; what is not announced is counted as it comes."""
     announced = content_length(request)
     if announced is not None and announced > limit_bytes:
-        raise TooLarge(f"The file is too large: at most {limit_bytes} bytes can be sent.", param="file")
+        raise error
 
 
 def _parse_urlencoded(body: bytes) -> dict[str, str]:

@@ -1,0 +1,1 @@
+"""How pictures and clips are fetched, checked and worked through."""

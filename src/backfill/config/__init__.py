@@ -1,0 +1,5 @@
+"""What can be set: the sections, and how they are read from file, environment and command line."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,42 @@
+from .catalogue import CatalogueConfig, CatalogueModelConfig
+from .engines import (
+    DEFAULT_MODEL,
+    DEFAULT_SPEECH_MODEL,
+    AutoEngineConfig,
+    EngineConfig,
+    ExternalEngineConfig,
+    LlamaCppEngineConfig,
+    ManagedEngineConfig,
+    OpenVinoEngineConfig,
+    SpeechEngineConfig,
+)
+from .loading import Config, load_config
+from .media import MediaConfig
+from .money import MoneyConfig
+from .retention import RetentionConfig
+from .sections import DispatchConfig, LimitsConfig, LiveConfig, ServerConfig, TelemetryConfig, WebhooksConfig
+
+__all__ = [
+    "DEFAULT_MODEL",
+    "DEFAULT_SPEECH_MODEL",
+    "AutoEngineConfig",
+    "CatalogueConfig",
+    "CatalogueModelConfig",
+    "Config",
+    "DispatchConfig",
+    "EngineConfig",
+    "ExternalEngineConfig",
+    "LimitsConfig",
+    "LiveConfig",
+    "LlamaCppEngineConfig",
+    "ManagedEngineConfig",
+    "MediaConfig",
+    "MoneyConfig",
+    "OpenVinoEngineConfig",
+    "RetentionConfig",
+    "ServerConfig",
+    "SpeechEngineConfig",
+    "TelemetryConfig",
+    "WebhooksConfig",
+    "load_config",
+]

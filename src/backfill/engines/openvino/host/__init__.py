@@ -1,0 +1,1 @@
+"""The child process in which OpenVINO runs. It shares nothing with the server but `openvino.messages`."""

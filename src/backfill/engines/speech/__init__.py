@@ -1,0 +1,1 @@
+"""Whisper: the replica that starts it, and in `host/` the program that runs it in a child process."""

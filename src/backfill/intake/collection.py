@@ -1,0 +1,150 @@
+"""What is over and can go, by the ages of the settings: found for whoever only wants to see it, and for removing it."""
+
+import asyncio
+from pathlib import Path
+from typing import NamedTuple
+
+from backfill.config import Config, RetentionConfig
+from backfill.errors import InvalidInput
+from backfill.intake.upload import Intake
+from backfill.store import (
+    JOURNALS_PREFIX,
+    QUARANTINE_PREFIX,
+    Aging,
+    FolderLock,
+    LocalBlobs,
+    Metadata,
+    file_prefix,
+    journal_prefix,
+    measure_folder,
+)
+from backfill.turns import now_ms
+
+__all__ = [
+    "REMOVED_PREFIX",
+    "Leftover",
+    "collect",
+    "find_aged_files",
+    "find_aged_journals",
+    "find_leftovers",
+    "remove_journal",
+    "remove_leftover",
+]
+
+REMOVED_PREFIX = "removed"
+_DAY_MS = 86_400_000
+
+
+class Leftover(NamedTuple):
+    """Something that can go."""
+
+    kind: str
+    """"input", "output", "expired", "journal" or "quarantine"."""
+    name: str
+    """Id of the file or of the batch, or the name of a folder."""
+    size_bytes: int
+
+
+class _Due(NamedTuple):
+    kind: str
+    name: str
+    prefix: str
+
+
+async def collect(config: Config, *, is_trial: bool) -> list[Leftover]:
+    """Remove what is over, or only find it.
+
+    Raises:
+        InvalidInput: there is no such data directory.
+        StoreBusy: a server works in it, which removes these things by itself; finding them is no matter.
+
+    """
+    if not await asyncio.to_thread((config.data_dir / "backfill.db").is_file):
+        message = f"There is no data directory {config.data_dir}."
+        raise InvalidInput(message, param="data_dir")
+    lock = None if is_trial else FolderLock(config.data_dir)
+    try:
+        metadata = await Metadata.open(config.data_dir / "backfill.db")
+        try:
+            blobs = LocalBlobs(config.data_dir / "blobs")
+            intake = Intake(blobs, metadata, config.limits)
+            found = await find_leftovers(intake, metadata, config.retention, config.quarantine_h)
+            leftovers = [leftover for leftover in found if is_trial or await remove_leftover(intake, leftover)]
+            if not is_trial:
+                await asyncio.to_thread(blobs.delete_folder, REMOVED_PREFIX)
+            return leftovers
+        finally:
+            await metadata.close()
+    finally:
+        if lock is not None:
+            lock.release()
+
+
+async def find_leftovers(
+    intake: Intake, metadata: Metadata, ages: RetentionConfig, quarantine_h: float, grace_ms: int = 0
+) -> list[Leftover]:
+    """All that can go now, with its size; files so long after their own expiry."""
+    now = now_ms()
+    aging = Aging(metadata.database)
+    due = [_Due("expired", file.id, file_prefix(file.id)) for file in await metadata.find_expired_files(now - grace_ms)]
+    aged = await aging.find_files(_before(now, ages.inputs_days), _before(now, ages.outputs_days))
+    due += [_Due("input" if file.survey or file.is_media else "output", file.id, file_prefix(file.id)) for file in aged]
+    due += [_Due("journal", name, journal_prefix(name)) for name in await find_aged_journals(intake.blobs, aging, ages)]
+    names = await asyncio.to_thread(intake.blobs.list_folders, QUARANTINE_PREFIX)
+    for name in names:
+        since_ms = name.partition("-")[0]
+        if since_ms.isdigit() and int(since_ms) <= now - round(quarantine_h * 3_600_000):
+            due.append(_Due("quarantine", name, f"{QUARANTINE_PREFIX}/{name}"))
+    return await asyncio.to_thread(_measure_all, intake.blobs.root, due)
+
+
+async def find_aged_journals(blobs: LocalBlobs, aging: Aging, ages: RetentionConfig) -> list[str]:
+    """Ids of batches that ended so long ago that their journals can go."""
+    before_ms = _before(now_ms(), ages.journals_days)
+    if before_ms is None:
+        return []
+    there = await asyncio.to_thread(blobs.list_folders, JOURNALS_PREFIX)
+    return await aging.find_ended(there, before_ms)
+
+
+async def find_aged_files(aging: Aging, ages: RetentionConfig) -> list[str]:
+    """Ids of files that are older than they may become."""
+    now = now_ms()
+    found = await aging.find_files(_before(now, ages.inputs_days), _before(now, ages.outputs_days))
+    return [file.id for file in found]
+
+
+async def remove_leftover(intake: Intake, leftover: Leftover) -> bool:
+    """Remove it; False if it has to stay after all."""
+    match leftover.kind:
+        case "journal":
+            return await remove_journal(intake, leftover.name)
+        case "quarantine":
+            await asyncio.to_thread(intake.blobs.delete_folder, f"{QUARANTINE_PREFIX}/{leftover.name}")
+        case _:
+            async with intake.lock(leftover.name):
+                return not intake.is_receiving(leftover.name) and await intake.remove(leftover.name)
+    return True
+
+
+async def remove_journal(intake: Intake, batch_id: str) -> bool:
+    """In one step out of sight, since a part of a journal would tell of another batch than there was.
+
+    False, and it stays, while somebody reads it.
+    """
+    with intake.journal_holds.removing(batch_id) as may_go:
+        if may_go:
+            await asyncio.to_thread(_remove_journal, intake.blobs, batch_id)
+        return may_go
+
+
+def _remove_journal(blobs: LocalBlobs, batch_id: str) -> None:
+    blobs.delete_folder(blobs.put_aside(journal_prefix(batch_id), REMOVED_PREFIX))
+
+
+def _before(now: int, days: float) -> int | None:
+    return round(now - days * _DAY_MS) if days else None
+
+
+def _measure_all(root: Path, due: list[_Due]) -> list[Leftover]:
+    return [Leftover(each.kind, each.name, measure_folder(root / each.prefix)) for each in due]

@@ -1,0 +1,190 @@
+"""A database that has lost rows: noticed before anything is changed, and put right from what lies beside the files.
+
+A file's facts lie beside its content (`store.facts`), and a journal is begun only after its batch has a row. So what is
+told of as safe and has no row says that the database is new, empty or an older copy.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from backfill.batch import File, FileStatus
+from backfill.errors import InvalidInput, NotFound, RowsLost
+from backfill.store import (
+    FILES_PREFIX,
+    JOURNALS_PREFIX,
+    FolderLock,
+    LocalBlobs,
+    Metadata,
+    confirm_facts,
+    content_key,
+    facts_key,
+    file_prefix,
+    journal_prefix,
+    pending_facts_key,
+    read_facts,
+)
+
+__all__ = ["DATABASE", "Recovery", "check_database", "check_rows", "recover"]
+
+DATABASE = "backfill.db"
+_SQLITE_MAGIC = b"SQLite format 3\0"
+_PIECE_BYTES = 1 << 20
+
+
+class Recovery(NamedTuple):
+    """What was, or would be, done about a database that has lost rows."""
+
+    adopted: list[File]
+    """They have a row again."""
+    repeated: list[File]
+    """Results of batches that have not ended in this database: they are gathered again."""
+    damaged: dict[str, str]
+    """Id of a file that cannot be had again -> why not. Its folder is put aside."""
+    journals: list[str]
+    """Ids of batches that have no row: their journals are put aside."""
+
+
+def check_database(data_dir: Path) -> None:
+    """Raise RowsLost if there are files or journals, but no database; before anything is opened, created or removed."""
+    reason = _find_reason(data_dir / DATABASE)
+    if reason is None:
+        return
+    blobs = LocalBlobs(data_dir / "blobs")
+    files, journals = blobs.list_folders(FILES_PREFIX), blobs.list_folders(JOURNALS_PREFIX)
+    if files or journals:
+        raise _name_loss(data_dir, f"is {reason}", len(files), len(journals))
+
+
+async def check_rows(data_dir: Path, blobs: LocalBlobs, metadata: Metadata) -> None:
+    """Raise RowsLost if files or batches that clients were told of have no row."""
+    files = await asyncio.to_thread(_find_confirmed, blobs)
+    files -= await metadata.list_file_ids(FileStatus.SEALED)
+    journals = set(await asyncio.to_thread(blobs.list_folders, JOURNALS_PREFIX)) - await metadata.list_batch_ids()
+    if files or journals:
+        raise _name_loss(data_dir, "is older than what lies beside it", len(files), len(journals))
+
+
+async def recover(data_dir: Path, *, is_trial: bool) -> Recovery:
+    """Make rows again of what lies beside the files, and put aside what has none; a trial only says what would be done.
+
+    Raises:
+        InvalidInput: there is no such data directory.
+        StoreBusy: another process works in it.
+        StoreUnavailable: it cannot be read or written.
+
+    """
+    if not await asyncio.to_thread(data_dir.is_dir):
+        message = f"There is no data directory {data_dir}."
+        raise InvalidInput(message, param="data_dir")
+    lock = FolderLock(data_dir)
+    try:
+        blobs = LocalBlobs(data_dir / "blobs")
+        is_lost = _find_reason(data_dir / DATABASE) is not None
+        if is_lost and is_trial:
+            return await asyncio.to_thread(_judge, blobs, _Rows(), is_lost=True)
+        if is_lost:
+            _put_database_aside(data_dir)
+        metadata = await Metadata.open(data_dir / DATABASE)
+        try:
+            rows = await _read_rows(metadata)
+            recovery = await asyncio.to_thread(_judge, blobs, rows, is_lost=is_lost)
+            if not is_trial:
+                await _carry_out(recovery, blobs, metadata)
+        finally:
+            await metadata.close()
+        return recovery
+    finally:
+        lock.release()
+
+
+class _Rows(NamedTuple):
+    sealed_files: frozenset[str] = frozenset()
+    batches: frozenset[str] = frozenset()
+    unended: frozenset[str] = frozenset()
+
+
+async def _read_rows(metadata: Metadata) -> _Rows:
+    sealed = await metadata.list_file_ids(FileStatus.SEALED)
+    batches, unended = await metadata.list_batch_ids(), await metadata.list_batch_ids(only_unended=True)
+    return _Rows(frozenset(sealed), frozenset(batches), frozenset(unended))
+
+
+def _judge(blobs: LocalBlobs, rows: _Rows, *, is_lost: bool) -> Recovery:
+    # Without any row nobody knows which of the pending ones a client was told of: better one too many.
+    found = _find_confirmed(blobs) | (_find_confirmed(blobs, pending_facts_key) if is_lost else set())
+    recovery = Recovery([], [], {}, sorted(set(blobs.list_folders(JOURNALS_PREFIX)) - rows.batches))
+    for file_id in sorted(found - rows.sealed_files):
+        file = read_facts(blobs, file_id)
+        if file is None or file.id != file_id:
+            recovery.damaged[file_id] = "what lies beside its content cannot be read"
+        elif not file.survey and not file.is_media and file.filename.partition("_")[0] in rows.unended:
+            recovery.repeated.append(file)
+        elif reason := _find_damage(blobs, file):
+            recovery.damaged[file_id] = reason
+        else:
+            recovery.adopted.append(file)
+    return recovery
+
+
+async def _carry_out(recovery: Recovery, blobs: LocalBlobs, metadata: Metadata) -> None:
+    for file in recovery.adopted:
+        if not await metadata.seal_file(file):
+            await metadata.add_file(file)
+        await asyncio.to_thread(confirm_facts, blobs, file.id)
+    for file in recovery.repeated:
+        await asyncio.to_thread(blobs.rename, facts_key(file.id), pending_facts_key(file.id))
+    for file_id in recovery.damaged:
+        await asyncio.to_thread(blobs.put_aside, file_prefix(file_id), "unrecovered")
+    for batch_id in recovery.journals:
+        await asyncio.to_thread(blobs.put_aside, journal_prefix(batch_id), "unrecovered")
+
+
+def _find_confirmed(blobs: LocalBlobs, key_of: Callable[[str], str] = facts_key) -> set[str]:
+    return {file_id for file_id in blobs.list_folders(FILES_PREFIX) if blobs.exists(key_of(file_id))}
+
+
+def _find_damage(blobs: LocalBlobs, file: File) -> str | None:
+    digest = hashlib.sha256()
+    try:
+        size_bytes = blobs.look_at(content_key(file.id)).size_bytes
+        for piece in blobs.read_chunks(content_key(file.id), 0, size_bytes, _PIECE_BYTES):
+            digest.update(piece)
+    except NotFound:
+        return "its content is gone"
+    if size_bytes != file.size_bytes:
+        return f"its content has {size_bytes} bytes instead of {file.size_bytes}"
+    return None if digest.hexdigest() == file.sha256 else "its content is not what was uploaded"
+
+
+def _find_reason(database: Path) -> str | None:
+    """Why this is no database; None if it looks like one."""
+    try:
+        with database.open("rb") as file:
+            beginning = file.read(len(_SQLITE_MAGIC))
+    except FileNotFoundError:
+        return "gone"
+    except OSError:
+        return None  # whoever opens it says what is wrong
+    if not beginning:
+        return "empty"
+    return None if beginning == _SQLITE_MAGIC else "no database any more"
+
+
+def _put_database_aside(data_dir: Path) -> None:
+    """What is left of it goes nowhere; its log must not meet the new one."""
+    stamp = time.time_ns() // 1_000_000
+    for path in sorted(data_dir.glob(f"{DATABASE}*")):
+        if path.name in {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"}:
+            path.rename(path.with_name(f"lost-{stamp}-{path.name}"))
+
+
+def _name_loss(data_dir: Path, how: str, files: int, batches: int) -> RowsLost:
+    return RowsLost(
+        f"The database {data_dir / DATABASE} {how}: {files} files and {batches} batches have no row in it. "
+        "Nothing was removed. Put the right database back, or take in again what can be had: "
+        f"`backfill recover --data-dir {data_dir} --dry-run` lists it, and without --dry-run does it."
+    )

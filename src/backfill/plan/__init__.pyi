@@ -1,0 +1,7 @@
+from .forecast import Job, forecast
+from .groups import LineGroup, Plan
+from .needs import sum_needs
+from .order import plan_lines, prepare
+from .speed import Need, Speed
+
+__all__ = ["Job", "LineGroup", "Need", "Plan", "Speed", "forecast", "plan_lines", "prepare", "sum_needs"]

@@ -1,0 +1,215 @@
+"""The rooms behind HTTP: listen, answer, stop politely."""
+
+import asyncio
+import functools
+import gc
+import ipaddress
+import logging
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+import structlog
+import uvicorn
+
+from backfill.accounts import UsageTotals
+from backfill.app import Rooms, open_rooms, working
+from backfill.config import Config
+from backfill.errors import InvalidConfig
+from backfill.intake import DATABASE, describe_data_size
+from backfill.plan import prepare
+from backfill.status import MetricsSource
+from backfill.store import UsageRecords, has_keys, probe_folder
+from backfill.telemetry import open_tracing, tracing_along
+from backfill.web import api, dashboard
+
+if TYPE_CHECKING:
+    from backfill.telemetry import Tracing
+
+__all__ = ["find_readiness", "serve"]
+
+# Open downloads and polls may finish; a client that reads for ever must not keep the server from ending.
+_HTTP_DRAIN_S = 5
+_log = structlog.get_logger(__name__)
+
+
+async def serve(config: Config, announce: Callable[[str], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then stop feeding, keep what is done and end the engines.
+
+    `announce` is called once with the server's own URL, when it answers.
+
+    Raises:
+        InvalidConfig: the address cannot be bound.
+        StoreUnavailable: see `open_rooms`.
+
+    """
+    stopping = asyncio.Event()
+    logging.getLogger("uvicorn.error").addFilter(_is_no_cut_stream)
+    with _bind(await _choose_host(config), config.server.port) as listener:
+        tracing = open_tracing(config.telemetry)
+        async with (
+            open_rooms(config) as rooms,
+            tracing_along(tracing, rooms.fleet.replicas, rooms.turns, rooms.metadata),
+            working(rooms) as work,
+            AsyncExitStack() as stack,
+        ):
+            # A fifth of a start, in which batches of an earlier process are worked on already.
+            await asyncio.to_thread(_load_api)
+            services = await _wire(config, rooms, stopping, tracing)
+            pages = await stack.enter_async_context(_opened_pages(services))
+            settings = uvicorn.Config(
+                api.create_app(services, pages),
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=_HTTP_DRAIN_S,
+                server_header=False,
+            )
+            loop = asyncio.get_running_loop()
+
+            def tell_ready() -> None:
+                announce(_url_of(listener))
+                # The first batch may be large; it should not be the one that waits for this.
+                loop.run_in_executor(None, prepare)
+
+            server = _Server(settings, tell_ready, stopping)
+            work.add_done_callback(lambda _: server.stop())
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, server.stop)
+            await server.serve(sockets=[listener])
+
+
+async def _wire(config: Config, rooms: Rooms, stopping: asyncio.Event, tracing: "Tracing | None") -> "api.Services":
+    """What the handlers are given."""
+    return api.Services(
+        config=config,
+        blobs=rooms.blobs,
+        metadata=rooms.metadata,
+        keys=rooms.keys,
+        intake=rooms.intake,
+        turns=rooms.turns,
+        measure=rooms.progress.measure,
+        usage=rooms.usage,
+        metrics_sources=_list_metrics(rooms),
+        find_wait=rooms.dispatcher.find_wait,
+        forecast=rooms.forecaster.find,
+        foresee=rooms.forecaster.foresee,
+        live=rooms.live,
+        catalogue=rooms.catalogue,
+        list_models=rooms.fleet.list_models,
+        collect=rooms.retention.collect,
+        list_replicas=lambda: rooms.dispatcher.replica_statuses,
+        signing_key=await rooms.metadata.get_secret("upload_signing_key"),
+        readiness=find_readiness(rooms),
+        trace=tracing.wrap if tracing else None,
+        stopping=stopping,
+    )
+
+
+@asynccontextmanager
+async def _opened_pages(services: "api.Services") -> "AsyncIterator[dashboard.Dashboard | None]":
+    """The pages for people, if they are wanted."""
+    if not services.config.server.dashboard:
+        yield None
+        return
+    pages = dashboard.Dashboard(services)
+    history = asyncio.create_task(pages.run(), name="keep the history of engines")
+    try:
+        yield pages
+    finally:
+        history.cancel()
+        pages.close()
+
+
+def _load_api() -> None:
+    _ = api.create_app
+    # As at the beginning of the work: what was loaded stays, and need not be looked at again.
+    gc.freeze()
+
+
+def _list_metrics(rooms: Rooms) -> Sequence[MetricsSource]:
+    totals = UsageTotals(UsageRecords(rooms.metadata.database), rooms.config.money)
+    return (totals.describe, rooms.quota.describe, functools.partial(describe_data_size, rooms.intake.data_size))
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, told when to stop by us and telling us when it answers."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], stopping: asyncio.Event) -> None:
+        super().__init__(config)
+        self._ready = ready
+        self._stopping = stopping
+
+    def stop(self) -> None:
+        """End politely; a second call ends at once."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+        self._stopping.set()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._ready()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+def _is_no_cut_stream(record: logging.LogRecord) -> bool:
+    """Results that a client follows are cut on purpose when the server stops (`web.api.results`)."""
+    return record.msg != "ASGI callable returned without completing response."
+
+
+def find_readiness(rooms: Rooms) -> "api.Readiness":
+    """What must work for the server to be sent anything."""
+    folder = rooms.config.data_dir / "blobs"
+    return api.Readiness(
+        {
+            "database": rooms.metadata.database.check,
+            "disk": lambda: asyncio.to_thread(probe_folder, folder),
+            "dispatcher": rooms.dispatcher.check,
+        }
+    )
+
+
+async def _choose_host(config: Config) -> str:
+    """Where to listen: as configured, or on this machine alone as long as nobody is asked for a key."""
+    host = config.server.host
+    if _is_loopback(host) or config.server.api_keys or await asyncio.to_thread(has_keys, config.data_dir / DATABASE):
+        return host
+    loopback = "::1" if ":" in host else "127.0.0.1"
+    _log.warning(
+        f"there is no API key, so the server listens on {loopback} alone and not on {host}; make one with "
+        "`backfill keys create NAME`, or set server.api_keys, and start it again",
+        host=loopback,
+        configured=host,
+    )
+    return loopback
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        message = f"Cannot listen on {host} port {port}: {error.strerror}. Choose another --port, or 0 for a free one."
+        raise InvalidConfig(message, param="server.port") from None
+    return listener
+
+
+def _url_of(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

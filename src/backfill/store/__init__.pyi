@@ -1,0 +1,92 @@
+from .aging import Aging
+from .api_keys import ApiKeys, has_keys
+from .append_file import AppendFile
+from .batch_search import BatchFilter, BatchSearch, BatchSums
+from .blobs import BlobMark, BlobReader, BlobWriter, LocalBlobs, seal_together
+from .data_size import DataSize, measure_folder
+from .disk import sync_each, sync_folder, telling
+from .facts import begin_facts, confirm_facts, read_facts, withdraw_facts, write_facts
+from .folder_lock import FolderLock
+from .grouped_calls import GroupedCalls
+from .keys import (
+    FILES_PREFIX,
+    JOURNALS_PREFIX,
+    QUARANTINE_PREFIX,
+    content_key,
+    facts_key,
+    file_prefix,
+    index_key,
+    journal_prefix,
+    part_key,
+    parts_prefix,
+    pending_facts_key,
+    segment_key,
+    upload_plan_key,
+)
+from .metadata import Metadata
+from .named_later import FileNamedLater, is_unfinished, remove_file
+from .permissions import Closed, close_to_others, create_private, make_folder
+from .probe import ROOM_MIN_BYTES, probe_folder
+from .queue import EndedBatch, QueuedBatch, read_ended, read_queue
+from .reservations import UNSENT, Claim, EndedUsage, Reservations
+from .usage import BatchUsage, UsageRecords
+
+__all__ = [
+    "FILES_PREFIX",
+    "JOURNALS_PREFIX",
+    "QUARANTINE_PREFIX",
+    "ROOM_MIN_BYTES",
+    "UNSENT",
+    "Aging",
+    "ApiKeys",
+    "AppendFile",
+    "BatchFilter",
+    "BatchSearch",
+    "BatchSums",
+    "BatchUsage",
+    "BlobMark",
+    "BlobReader",
+    "BlobWriter",
+    "Claim",
+    "Closed",
+    "DataSize",
+    "EndedBatch",
+    "EndedUsage",
+    "FileNamedLater",
+    "FolderLock",
+    "GroupedCalls",
+    "LocalBlobs",
+    "Metadata",
+    "QueuedBatch",
+    "Reservations",
+    "UsageRecords",
+    "begin_facts",
+    "close_to_others",
+    "confirm_facts",
+    "content_key",
+    "create_private",
+    "facts_key",
+    "file_prefix",
+    "has_keys",
+    "index_key",
+    "is_unfinished",
+    "journal_prefix",
+    "make_folder",
+    "measure_folder",
+    "part_key",
+    "parts_prefix",
+    "pending_facts_key",
+    "probe_folder",
+    "read_ended",
+    "read_facts",
+    "read_queue",
+    "remove_file",
+    "seal_together",
+    "segment_key",
+    "sync_each",
+    "sync_folder",
+    "telling",
+    "upload_plan_key",
+    "withdraw_facts",
+    "write_facts",
+]

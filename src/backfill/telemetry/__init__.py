@@ -1,0 +1,5 @@
+"""OpenTelemetry traces, where somebody collects them: requests to the server, requests to engines, lives of batches."""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,5 @@
+from .choice import open_tracing
+from .running import tracing_along
+from .tracing import Tracing
+
+__all__ = ["Tracing", "open_tracing", "tracing_along"]

@@ -1,0 +1,74 @@
+"""Which of the batches that wait are worked on next. Pure."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from backfill.batch import Batch
+
+__all__ = ["Choice"]
+
+# An owner may have so many turns for each place that is left to others: where he is alone, two places of three.
+_TURNS_PER_FREE_PLACE = 2
+# A batch is pressed for time when this share of its time is left, or so many times as long as its lines take.
+_PRESSED_SHARE = 0.25
+_PRESSED_TIMES = 2.0
+_OWNERS_PASSED_OVER = 16
+
+
+class Choice:
+    """Gives places to owners in turn, and every second one to a batch that is pressed for time, if there is one."""
+
+    def __init__(self, being_done: Sequence[Batch], room: int, now_ms: int, lines_per_s: float) -> None:
+        self.last_owner: str | None = None
+        """Whose turn it was last, or who was seen last if it was nobody's; None: nobody was seen."""
+        self._room = room
+        self._now_ms = now_ms
+        self._lines_per_s = lines_per_s
+        self._taken = {batch.id for batch in being_done}
+        self._held = Counter(batch.owner for batch in being_done)
+
+    @property
+    def owners_to_see(self) -> int:
+        """Those who have their part already must not hide the others; what one look does not see, the next one does."""
+        return self._room + min(_OWNERS_PASSED_OVER, sum(not self._may_have(owner) for owner in self._held))
+
+    def choose(
+        self, due_first: Sequence[Batch], in_round: Sequence[Batch], *, deadlines_first: bool = True
+    ) -> list[Batch]:
+        """As many as there is room for: of those that are due first, and of those that are next in their owners' round.
+
+        `deadlines_first` has to alternate, or where there is one place at a time it would go to one kind alone.
+        """
+        self.last_owner = in_round[-1].owner if in_round else None
+        pressed = [batch for batch in due_first if self._is_pressed(batch)]
+        chosen: list[Batch] = []
+        while self._room > 0:
+            rows = (pressed, in_round) if deadlines_first else (in_round, pressed)
+            deadlines_first = not deadlines_first
+            batch = self._find(rows[0], is_pressed=rows[0] is pressed) or self._find(
+                rows[1], is_pressed=rows[1] is pressed
+            )
+            if batch is None:
+                break
+            chosen.append(batch)
+            self._room -= 1
+            self._taken.add(batch.id)
+            self._held[batch.owner] += 1
+        return chosen
+
+    def _find(self, row: Sequence[Batch], *, is_pressed: bool) -> Batch | None:
+        for batch in row:
+            if batch.id not in self._taken and (is_pressed or self._may_have(batch.owner)):
+                if not is_pressed:
+                    self.last_owner = batch.owner
+                return batch
+        return None
+
+    def _may_have(self, owner: str) -> bool:
+        return self._held[owner] < max(1, _TURNS_PER_FREE_PLACE * self._room)
+
+    def _is_pressed(self, batch: Batch) -> bool:
+        left_ms = batch.deadline_at_ms - self._now_ms
+        if left_ms < _PRESSED_SHARE * (batch.deadline_at_ms - batch.created_at_ms):
+            return True
+        return self._lines_per_s > 0 and left_ms < _PRESSED_TIMES * 1000 * batch.counts.total / self._lines_per_s

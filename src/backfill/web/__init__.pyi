@@ -1,0 +1,3 @@
+from .api import Services, create_app
+
+__all__ = ["Services", "create_app"]

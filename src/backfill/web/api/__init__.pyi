@@ -1,0 +1,5 @@
+from .app import create_app
+from .readiness import Readiness
+from .services import Services
+
+__all__ = ["Readiness", "Services", "create_app"]

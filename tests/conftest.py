@@ -1,0 +1,60 @@
+"""Where tests run side by side, the files that take longest begin first, so that none of them is left at the end."""
+
+from collections.abc import Iterator
+
+import pytest
+import structlog
+from hypothesis import settings
+
+LONGEST_FIRST = (
+    "tests/engine/test_members.py",
+    "tests/engine/test_oracle.py",
+    "tests/crash/test_kill_server.py",
+    "tests/conformance/test_together_dialect.py",
+    "tests/acceptance/test_skill.py",
+    "tests/unit/dispatch/test_concurrency.py",
+    "tests/engine/test_audio_batch.py",
+    "tests/engine/test_openvino_host.py",
+    "tests/engine/test_openvino.py",
+    "tests/engine/test_speech_host.py",
+    "tests/crash/test_failing_disk.py",
+    "tests/acceptance/test_run.py",
+    "tests/acceptance/test_run_tables.py",
+    "tests/acceptance/test_python.py",
+    "tests/house/test_imports.py",
+    "tests/unit/media/test_hostile.py",
+    "tests/acceptance/test_media_links.py",
+    "tests/acceptance/test_examples.py",
+    "tests/engine/test_llamacpp_streams.py",
+    "tests/engine/test_batch.py",
+    "tests/engine/test_vision_example.py",
+    "tests/engine/test_pictures.py",
+    "tests/engine/test_templates.py",
+    "tests/acceptance/test_openapi.py",
+    "tests/unit/dispatch/test_media.py",
+    "tests/unit/deliver/test_webhooks.py",
+    "tests/crash/test_kill_fetches.py",
+    "tests/engine/test_managed.py",
+    "tests/conformance/test_audio.py",
+    "tests/crash/test_kill_audio.py",
+)
+"""Those of ten seconds and more; the others follow as they are collected."""
+
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("any machine", deadline=None)
+settings.load_profile("any machine")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if hasattr(config, "workerinput"):
+        ranks = {file: rank for rank, file in enumerate(LONGEST_FIRST)}
+        items.sort(key=lambda item: ranks.get(item.nodeid.partition("::")[0], len(ranks)))
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_imported() -> Iterator[None]:
+    """A command that a test runs in this process sets logs up for it; the next test finds them as they were."""
+    yield
+    structlog.reset_defaults()

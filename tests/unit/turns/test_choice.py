@@ -1,0 +1,95 @@
+"""Whose batch gets a place: owners in turn, the pressed in between, and always a place for who has none."""
+
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backfill.batch import Batch, Counts, State
+from backfill.config import LimitsConfig
+from backfill.store import Metadata
+from backfill.turns import Turns
+from backfill.turns.choice import Choice
+
+NOW_MS = 1_000_000
+HOUR_MS = 3_600_000
+PLACES = 96
+
+
+def make_batch(number: int, owner: str, *, left_ms: int = 20 * HOUR_MS, lines: int = 5, priority: int = 0) -> Batch:
+    return Batch(
+        id=f"batch-{number:06}",
+        owner=owner,
+        endpoint="/v1/chat/completions",
+        input_file_id="f",
+        input_size_bytes=1,
+        state=State.IN_PROGRESS,
+        created_at_ms=NOW_MS + left_ms - 24 * HOUR_MS,
+        deadline_at_ms=NOW_MS + left_ms,
+        priority=priority,
+        counts=Counts(total=lines),
+    )
+
+
+def test_a_single_owner_leaves_a_third_of_the_places_to_others() -> None:
+    waiting = [make_batch(number, "a") for number in range(200)]
+    taken = Choice([], PLACES, NOW_MS, 0.0).choose([], waiting)
+    assert len(taken) == 64
+    late = Choice(taken, PLACES - 64, NOW_MS, 0.0)
+    assert late.owners_to_see == PLACES - 64 + 1
+    other = make_batch(900, "b")
+    assert late.choose([], [*waiting[64:], other]) == [other]
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=400))
+def test_nobody_has_twice_what_an_owner_who_waits_has(owners: list[str]) -> None:
+    waiting = [make_batch(number, owner) for number, owner in enumerate(owners)]
+    taken = Choice([], PLACES, NOW_MS, 0.0).choose([], waiting)
+    held, wanted = Counter(batch.owner for batch in taken), Counter(owners)
+    assert len({batch.id for batch in taken}) == len(taken) <= PLACES
+    for owner, count in wanted.items():
+        assert held[owner] == count or held[owner] >= PLACES // (2 * len(wanted)) - 1
+
+
+def test_who_is_pressed_for_time_gets_every_second_place() -> None:
+    relaxed = [make_batch(number, "relaxed") for number in range(10)]
+    pressed = [make_batch(100 + number, "pressed", left_ms=HOUR_MS) for number in range(10)]
+    taken = Choice([], 4, NOW_MS, 0.0).choose([*pressed, *relaxed], relaxed)
+    assert Counter(batch.owner for batch in taken) == {"relaxed": 2, "pressed": 2}
+    for deadlines_first, owner in ((True, "pressed"), (False, "relaxed")):
+        (batch,) = Choice([], 1, NOW_MS, 0.0).choose(pressed, relaxed, deadlines_first=deadlines_first)
+        assert batch.owner == owner
+
+
+@pytest.mark.parametrize(("lines_per_s", "is_pressed"), [(0.0, False), (1.0, False), (0.5, True)])
+def test_a_large_batch_is_pressed_as_soon_as_its_lines_need_half_of_the_time(
+    lines_per_s: float, *, is_pressed: bool
+) -> None:
+    large = make_batch(1, "a", left_ms=20 * HOUR_MS, lines=20_000)
+    waiting = make_batch(2, "b")
+    taken = Choice([], 1, NOW_MS, lines_per_s).choose([large], [waiting])
+    assert taken == [large if is_pressed else waiting]
+
+
+@pytest.fixture
+async def metadata(tmp_path: Path) -> AsyncIterator[Metadata]:
+    metadata = await Metadata.open(tmp_path / "m.db")
+    yield metadata
+    await metadata.close()
+
+
+async def test_owners_take_turns_over_many_looks_whoever_has_how_many_waiting(metadata: Metadata) -> None:
+    for number in range(30):
+        await metadata.add_batch(make_batch(number, "many", left_ms=19 * HOUR_MS))
+    for number, owner in enumerate(["few", "few", "one"]):
+        await metadata.add_batch(make_batch(100 + number, owner))
+    turns = Turns(metadata, LimitsConfig(), lambda: NOW_MS)
+    order = []
+    for _ in range(8):
+        (turn,) = await turns.take(1)
+        order.append(turn.batch.owner)
+        await turns.give_back(turn, drained=True)
+    assert order == ["few", "many", "one", "few", "many", "many", "many", "many"]
