@@ -1,5 +1,8 @@
 """The nouns of a batch, its states, and the one table of transitions between them.
 
+                         PAUSED
+                  resume │   ▲ pause
+                         ▼   │
     VALIDATING ──admit──▶ IN_PROGRESS ──drain──▶ FINALIZING ──close──▶ COMPLETED
         │ │ │               │  │   │
         │ │ │               │  │   └──expire──▶ EXPIRING ───close──▶ EXPIRED
@@ -7,6 +10,7 @@
         │ └─────────cancel──┴──┼────cancel──▶ CANCELLING ──close──▶ CANCELLED
         └─reject──▶ FAILED     └──────fail──▶ FAILING ─────close──▶ FAILED
 
+PAUSED is as IN_PROGRESS, but that no line is sent: such a batch is cancelled, expires and fails in the same ways.
 FINALIZING, EXPIRING, CANCELLING and FAILING mean: no line is sent any more, the answers are being gathered. From each
 of the first three a batch whose answers cannot be gathered goes to FAILING too. The outside sees them as each dialect
 allows (`wire`). COMPLETED, FAILED, EXPIRED and CANCELLED are final.
@@ -69,6 +73,7 @@ class State(StrEnum):
 
     VALIDATING = "validating"
     IN_PROGRESS = "in_progress"
+    PAUSED = "paused"
     FINALIZING = "finalizing"
     CANCELLING = "cancelling"
     EXPIRING = "expiring"
@@ -94,6 +99,8 @@ class Event(StrEnum):
 
     ADMIT = "admit"
     REJECT = "reject"
+    PAUSE = "pause"
+    RESUME = "resume"
     DRAIN = "drain"
     CANCEL = "cancel"
     EXPIRE = "expire"
@@ -110,6 +117,11 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.IN_PROGRESS, Event.CANCEL): State.CANCELLING,
     (State.IN_PROGRESS, Event.EXPIRE): State.EXPIRING,
     (State.IN_PROGRESS, Event.FAIL): State.FAILING,
+    (State.IN_PROGRESS, Event.PAUSE): State.PAUSED,
+    (State.PAUSED, Event.RESUME): State.IN_PROGRESS,
+    (State.PAUSED, Event.CANCEL): State.CANCELLING,
+    (State.PAUSED, Event.EXPIRE): State.EXPIRING,
+    (State.PAUSED, Event.FAIL): State.FAILING,
     (State.FINALIZING, Event.FAIL): State.FAILING,
     (State.CANCELLING, Event.FAIL): State.FAILING,
     (State.EXPIRING, Event.FAIL): State.FAILING,
@@ -122,6 +134,8 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
 _PARTICIPLES = {
     Event.ADMIT: "admitted",
     Event.REJECT: "rejected",
+    Event.PAUSE: "paused",
+    Event.RESUME: "resumed",
     Event.DRAIN: "drained",
     Event.CANCEL: "cancelled",
     Event.EXPIRE: "expired",
@@ -368,6 +382,15 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """Model -> what the batch was taken to need when it was made."""
     usage: tuple[UsageRow, ...] = ()
     """What it used, written with its final state; before that only the journal knows."""
+    name: str | None = None
+    """What its owner calls it."""
+    skips_invalid_lines: bool = False
+    """Lines that are no requests go to the error file, and the others run; else such a line fails the batch."""
+    own_webhook_url: str | None = None
+    """Where its end is told beside the server's own address; as secret as what its owner put into it."""
+    own_webhook_due_at_ms: int | None = None
+    """As `webhook_due_at_ms`, of its own address."""
+    own_webhook_tries: int = 0
 
     @property
     def used(self) -> tuple[UsageRow, ...]:

@@ -13,7 +13,7 @@ from backfill.store.schema import batches
 
 __all__ = ["UNSENT", "BatchWatcher", "Claim", "EndedUsage", "Reservations"]
 
-UNSENT = frozenset({State.VALIDATING, State.IN_PROGRESS})
+UNSENT = frozenset({State.VALIDATING, State.IN_PROGRESS, State.PAUSED})
 """States of batches that may have lines to be sent."""
 _CALIBRATING_BATCHES = 200
 _CLAIMS = select(
@@ -22,7 +22,7 @@ _CLAIMS = select(
     batches.c.deadline_at_ms,
     type_coerce(batches.c.reserved, Text).label("reserved"),
 ).where(batches.c.state.in_(sorted(UNSENT)))
-_TOUCHED = select(batches).where(batches.c.state == State.IN_PROGRESS, batches.c.epoch > 0)
+_TOUCHED = select(batches).where(batches.c.state.in_([State.IN_PROGRESS, State.PAUSED]), batches.c.epoch > 0)
 _ENDED = (
     select(
         type_coerce(batches.c.reserved, Text).label("reserved"),

@@ -1,6 +1,20 @@
 """The tables. A batch is one row and a file is one row, whatever the number of their lines; so is a key."""
 
-from sqlalchemy import JSON, BigInteger, Column, Index, Integer, LargeBinary, MetaData, String, Table, Text, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    false,
+    text,
+)
 
 __all__ = ["api_keys", "batches", "files", "metadata", "secrets"]
 
@@ -61,6 +75,12 @@ batches = Table(
     Column("prices", JSON, nullable=False, server_default="{}"),
     Column("reserved", JSON, nullable=False, server_default="{}"),
     Column("usage", JSON, nullable=False, server_default="[]"),
+    # What its owner asked for beside that.
+    Column("name", Text),
+    Column("skips_invalid_lines", Boolean, nullable=False, server_default=false()),
+    Column("own_webhook_url", Text),
+    Column("own_webhook_due_at_ms", BigInteger),
+    Column("own_webhook_tries", Integer, nullable=False, server_default="0"),
     Index("batches_by_owner", "owner", "created_at_ms"),
     # In the order in which turns are given, so that the next one is found without looking at the others.
     Index("batches_by_turn", "state", "deadline_at_ms", "created_at_ms", "id"),
@@ -69,6 +89,7 @@ batches = Table(
     # Rows without a key do not meet in it: NULL is unlike NULL.
     Index("batches_by_idempotency_key", "owner", "idempotency_key", unique=True),
     Index("batches_by_webhook", "webhook_due_at_ms"),
+    Index("batches_by_own_webhook", "own_webhook_due_at_ms"),
     # What was used since some day is read from the rows of batches that ended since, and of no others.
     Index("batches_by_end", "ended_at_ms", "id", "owner", "created_at_ms"),
 )

@@ -128,7 +128,7 @@ class Turns:
     async def expire_due(self) -> None:
         """End every batch whose deadline has come."""
         now = self._clock_ms()
-        states = (State.VALIDATING, State.IN_PROGRESS)
+        states = (State.VALIDATING, State.IN_PROGRESS, State.PAUSED)
         due = await self._metadata.find_batches(states, due_at_ms=now, limit=_BATCHES_AT_ONCE)
         await asyncio.gather(*(self._try_move(batch, Event.EXPIRE, closing_at_ms=now) for batch in due))
 

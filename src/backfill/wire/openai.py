@@ -29,7 +29,12 @@ __all__ = [
 
 PURPOSES = ("batch",)
 
-_STATUS = {state: state.value for state in State} | dict.fromkeys((State.EXPIRING, State.FAILING), "finalizing")
+_STATUS = {
+    **{state: state.value for state in State},
+    State.PAUSED: "in_progress",
+    State.EXPIRING: "finalizing",
+    State.FAILING: "finalizing",
+}
 _EXPIRED_MESSAGE = "This request could not be executed before the completion window expired."
 _EXPIRED_LINE = ("batch_expired", _EXPIRED_MESSAGE)
 _CANCELLED_LINE = ("batch_cancelled", "This request was not executed: the batch was cancelled.")

@@ -10,6 +10,7 @@ __all__ = ["FILTERS", "STATE_WORDS", "name_moment", "name_range", "name_rough"]
 STATE_WORDS = {
     State.VALIDATING: "waiting",
     State.IN_PROGRESS: "running",
+    State.PAUSED: "paused",
     State.FINALIZING: "gathering",
     State.CANCELLING: "cancelling",
     State.EXPIRING: "expiring",
