@@ -97,6 +97,33 @@ def test_a_file_that_is_no_toml_is_named_with_the_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("store", "message"),
+    [
+        ({"metadata": "mysql://me:hush@h/rows"}, r"'store\.metadata' is not valid: must be a URL such as \"postgresql://"),
+        ({"metadata": "postgresql://me:hush@h"}, r"'store\.metadata' is not valid: must be a URL"),
+        ({"metadata": "postgresql://me:hush@[h/rows"}, r"'store\.metadata' is not valid: must be a URL"),
+        ({"metadata": ["postgresql://me:hush@h/rows"]}, r"'store\.metadata' is not valid: it must be a string"),
+        ({"blobs": "http://me:hush@h/b"}, r"'store\.blobs' is not valid: must be a URL such as \"s3://"),
+        ({"blobs": "s3://me:hush@bucket"}, r"'store\.blobs' is not valid: .*without keys"),
+    ],
+)
+def test_a_store_that_is_none_is_refused_without_its_password(store: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidConfig, match=message) as refused:
+        load_config(environment={}, overrides={"store": store})
+    assert "hush" not in str(refused.value)
+
+
+def test_a_store_is_read_from_the_environment_and_shows_no_password() -> None:
+    environment = {"BACKFILL_STORE__METADATA": "postgresql://me:hush@h/rows", "BACKFILL_STORE__BLOBS": "s3://bucket/a"}
+    config = load_config(Path("/dev/null"), environment=environment)
+    assert config.store.metadata is not None
+    assert config.store.metadata.get_secret_value() == "postgresql://me:hush@h/rows"
+    assert config.store.blobs == "s3://bucket/a"
+    assert "hush" not in repr(config)
+    assert load_config(Path("/dev/null"), environment={"BACKFILL_STORE__METADATA": ""}).store.metadata is None
+
+
+@pytest.mark.parametrize(
     ("title", "section"),
     [
         ("`auto`", AutoEngineConfig),

@@ -15,6 +15,7 @@ from .media import MediaConfig
 from .money import MoneyConfig
 from .retention import RetentionConfig
 from .sections import DispatchConfig, LimitsConfig, LiveConfig, ServerConfig, TelemetryConfig, WebhooksConfig
+from .store import StoreConfig
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -36,6 +37,7 @@ __all__ = [
     "RetentionConfig",
     "ServerConfig",
     "SpeechEngineConfig",
+    "StoreConfig",
     "TelemetryConfig",
     "WebhooksConfig",
     "load_config",

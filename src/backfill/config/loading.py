@@ -36,6 +36,7 @@ from backfill.config.sections import (
     TelemetryConfig,
     WebhooksConfig,
 )
+from backfill.config.store import StoreConfig
 from backfill.errors import InvalidConfig
 from backfill.validation import describe_fault
 
@@ -55,6 +56,7 @@ class Config(Section):
     """GGUF files that `backfill models pull` fetched."""
     quarantine_h: float = Field(168.0, ge=0)
     """How long what a crash left half-done of a file is kept before it is removed."""
+    store: StoreConfig = StoreConfig()
     server: ServerConfig = ServerConfig()
     limits: LimitsConfig = LimitsConfig()
     dispatch: DispatchConfig = DispatchConfig()
@@ -158,6 +160,7 @@ def _default_the_kinds(settings: dict[str, Any]) -> None:
 
 
 _SECTIONS: dict[str, type[BaseModel]] = {
+    "store": StoreConfig,
     "server": ServerConfig,
     "limits": LimitsConfig,
     "dispatch": DispatchConfig,

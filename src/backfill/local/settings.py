@@ -29,6 +29,8 @@ def configure_run(
     overrides: dict[str, Any] = {
         # A run tells its end to whoever started it.
         "webhooks": {},
+        # Its rows and files are its own, whatever a server shares with others.
+        "store": {},
         "data_dir": state.absolute(),
         "limits.lines": 2**32 - 1,
         "limits.file_size_bytes": sys.maxsize,

@@ -50,6 +50,8 @@ def test_defaults_and_variables_are_as_documented() -> None:
         assert default == ("[]" if found == () else as_toml), dotted
         assert variable == f"BACKFILL_{section}__{name}".upper()
     documented = {dotted for dotted, _, _ in rows} | {
+        "store.metadata",
+        "store.blobs",
         "server.public_url",
         "webhooks.url",
         "webhooks.secret",
@@ -57,7 +59,7 @@ def test_defaults_and_variables_are_as_documented() -> None:
         "money.price_per_kwh",
         "telemetry.endpoint",
     }
-    sections = ("server", "limits", "dispatch", "live", "webhooks", "media", "money", "telemetry", "retention")
+    sections = ("store", "server", "limits", "dispatch", "live", "webhooks", "media", "money", "telemetry", "retention")
     assert documented == {f"{each}.{name}" for each in sections for name in type(getattr(config, each)).model_fields}
 
 
