@@ -1,7 +1,7 @@
 """The nouns of a batch, its states, and the one table of transitions between them.
 
-                         PAUSED
-                  resume │   ▲ pause
+                         PAUSED ────────drain───────┐
+                  resume │   ▲ pause                ▼
                          ▼   │
     VALIDATING ──admit──▶ IN_PROGRESS ──drain──▶ FINALIZING ──close──▶ COMPLETED
         │ │ │               │  │   │
@@ -10,7 +10,8 @@
         │ └─────────cancel──┴──┼────cancel──▶ CANCELLING ──close──▶ CANCELLED
         └─reject──▶ FAILED     └──────fail──▶ FAILING ─────close──▶ FAILED
 
-PAUSED is as IN_PROGRESS, but that no line is sent: such a batch is cancelled, expires and fails in the same ways.
+PAUSED is as IN_PROGRESS, but that no line is sent: such a batch is cancelled, expires and fails in the same ways, and
+is drained if what was in flight was the rest. One that is paused while VALIDATING is admitted and paused in one write.
 FINALIZING, EXPIRING, CANCELLING and FAILING mean: no line is sent any more, the answers are being gathered. From each
 of the first three a batch whose answers cannot be gathered goes to FAILING too. The outside sees them as each dialect
 allows (`wire`). COMPLETED, FAILED, EXPIRED and CANCELLED are final.
@@ -119,6 +120,7 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.IN_PROGRESS, Event.FAIL): State.FAILING,
     (State.IN_PROGRESS, Event.PAUSE): State.PAUSED,
     (State.PAUSED, Event.RESUME): State.IN_PROGRESS,
+    (State.PAUSED, Event.DRAIN): State.FINALIZING,
     (State.PAUSED, Event.CANCEL): State.CANCELLING,
     (State.PAUSED, Event.EXPIRE): State.EXPIRING,
     (State.PAUSED, Event.FAIL): State.FAILING,
@@ -131,16 +133,9 @@ TRANSITIONS: dict[tuple[State, Event], State] = {
     (State.FAILING, Event.CLOSE): State.FAILED,
 }
 
-_PARTICIPLES = {
+_PARTICIPLES = {event: event.value.removesuffix("e") + "ed" for event in Event} | {
     Event.ADMIT: "admitted",
-    Event.REJECT: "rejected",
-    Event.PAUSE: "paused",
-    Event.RESUME: "resumed",
-    Event.DRAIN: "drained",
     Event.CANCEL: "cancelled",
-    Event.EXPIRE: "expired",
-    Event.FAIL: "failed",
-    Event.CLOSE: "closed",
 }
 _FINAL = frozenset({State.COMPLETED, State.FAILED, State.CANCELLED, State.EXPIRED})
 _CLOSING = frozenset({State.FINALIZING, State.CANCELLING, State.EXPIRING, State.FAILING})
@@ -356,6 +351,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     output_expires_after_s: int | None = None
     """How long output and error file are kept; None: until they are deleted."""
     started_at_ms: int | None = None
+    paused_at_ms: int | None = None
+    """Since when it is PAUSED, if it is."""
     closing_at_ms: int | None = None
     ended_at_ms: int | None = None
     output_file_id: str | None = None

@@ -138,6 +138,8 @@ class WaitReason(StrEnum):
     """What its requests name by links is being fetched."""
     OTHER_BATCHES = "other_batches"
     """Batches whose turn it is first are worked on: `docs/service.md`."""
+    PAUSED = "paused"
+    """Its owner has paused it, and no line is sent until he resumes it."""
     INTERNAL = "internal_error"
     """A fault of Backfill's own; it is tried again."""
 

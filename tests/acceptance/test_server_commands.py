@@ -303,3 +303,25 @@ def read_until(terminal: int, wanted: bytes) -> None:
         ready, _, _ = select.select([terminal], [], [], 30)
         assert ready, seen
         seen += os.read(terminal, 65536)
+
+
+def test_a_batch_is_paused_and_resumed(engine: NullEngine, folder: Path, variables: dict[str, str]) -> None:
+    engine.behave(hold=True)
+    batch_id = submit(folder, variables)
+    engine.wait_for(lambda stats: stats["in_flight"] == 6)
+    code, out, err = backfill("pause", batch_id, folder=folder, variables=variables)
+    assert (code, out) == (0, "")
+    assert f"paused; `backfill resume {batch_id}` goes on with it. Its deadline is still 2" in err
+    assert "PAUSED" in backfill("status", batch_id, folder=folder, variables=variables)[1]
+    assert "[paused]" in backfill("status", batch_id, folder=folder, variables=variables)[1]
+    listed = backfill("list", folder=folder, variables=variables)[1].splitlines()
+    assert any(line.startswith(batch_id) and "PAUSED" in line for line in listed)
+    assert "paused " in backfill("top", "--once", folder=folder, variables=variables)[1]
+    code, out, err = backfill("resume", batch_id, folder=folder, variables=variables)
+    assert (code, out) == (0, "")
+    assert "it goes on" in err
+    engine.behave(hold=False)
+    assert backfill("watch", batch_id, folder=folder, variables=variables)[0] == 0
+    code, _, err = backfill("pause", batch_id, folder=folder, variables=variables)
+    assert code == 2
+    assert "A batch that is completed cannot be paused" in err

@@ -91,6 +91,7 @@ def list_loaded(code: str, folder: Path, *arguments: str) -> set[str]:
         (["status"], LIGHT),
         (["list"], LIGHT),
         (["watch", "batch"], LIGHT),
+        (["pause", "batch"], LIGHT),
         (["cancel", "batch"], LIGHT),
         (["download", "batch"], LIGHT),
         (["keys", "list"], LIGHT),

@@ -99,7 +99,10 @@ def test_a_file_that_is_no_toml_is_named_with_the_place(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("store", "message"),
     [
-        ({"metadata": "mysql://me:hush@h/rows"}, r"'store\.metadata' is not valid: must be a URL such as \"postgresql://"),
+        (
+            {"metadata": "mysql://me:hush@h/rows"},
+            r"'store\.metadata' is not valid: must be a URL such as \"postgresql://",
+        ),
         ({"metadata": "postgresql://me:hush@h"}, r"'store\.metadata' is not valid: must be a URL"),
         ({"metadata": "postgresql://me:hush@[h/rows"}, r"'store\.metadata' is not valid: must be a URL"),
         ({"metadata": ["postgresql://me:hush@h/rows"]}, r"'store\.metadata' is not valid: it must be a string"),

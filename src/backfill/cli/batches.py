@@ -1,4 +1,4 @@
-"""Commands for batches on a running server: submit, status, watch, list, cancel, download."""
+"""Commands for batches on a running server: submit, status, watch, list, pause, resume, cancel, download."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +9,7 @@ from backfill.cli.connection import KeyVariable, Url, ask_server
 from backfill.cli.console import emit, say, write_out
 from backfill.cli.engine_table import draw_engines
 from backfill.cli.failures import ALL_ANSWERED, INTERRUPTED, SOME_FAILED, UNUSABLE, end_on_error
-from backfill.cli.following import count_lines, follow_progress, follow_results, name_expected
+from backfill.cli.following import count_lines, follow_progress, follow_results, name_expected, name_status
 from backfill.cli.options import AsJson, Endpoint
 from backfill.cli.progress import ProgressDisplay
 from backfill.cli.remote import RemoteServer
@@ -22,7 +22,7 @@ from backfill.local import check_target, replacing
 from backfill.status import ReplicaStatus
 from backfill.wire import find_endpoint
 
-__all__ = ["cancel", "download", "list_batches", "status", "submit", "watch"]
+__all__ = ["cancel", "download", "list_batches", "pause", "resume", "status", "submit", "watch"]
 
 _NEWEST = 5
 
@@ -109,7 +109,7 @@ def _show_batch(batch_id: str, url: str | None, api_key_env: str | None, *, as_j
         return
     counts, reused, waiting = count_lines(batch), batch.get("reused"), batch.get("waiting")
     facts = {
-        "status": batch["status"],
+        "status": name_status(batch),
         "done": f"{counts.done:,} of {counts.total:,}, {counts.failed:,} failed ({batch['progress']:g} %)",
         "waiting": f"since {waiting['since']}: {waiting['message']} [{waiting['reason']}]" if waiting else None,
         "endpoint": batch["endpoint"],
@@ -182,6 +182,24 @@ def list_batches(*, url: Url = None, api_key_env: KeyVariable = None, as_json: A
         say("no batches yet")
 
 
+def pause(batch_id: _BatchId, *, url: Url = None, api_key_env: KeyVariable = None, as_json: AsJson = False) -> None:
+    """Send nothing more of a batch until it is resumed; its deadline goes on."""
+    batch = ask_server(lambda server: server.pause_batch(batch_id), url, api_key_env, as_json=as_json)
+    if as_json:
+        emit(batch)
+    else:
+        say(f"paused; `backfill resume {batch_id}` goes on with it. Its deadline is still {batch['job_deadline']}")
+
+
+def resume(batch_id: _BatchId, *, url: Url = None, api_key_env: KeyVariable = None, as_json: AsJson = False) -> None:
+    """Go on with a paused batch."""
+    batch = ask_server(lambda server: server.resume_batch(batch_id), url, api_key_env, as_json=as_json)
+    if as_json:
+        emit(batch)
+    else:
+        say(f"it goes on; its deadline is {batch['job_deadline']}")
+
+
 def cancel(batch_id: _BatchId, *, url: Url = None, api_key_env: KeyVariable = None, as_json: AsJson = False) -> None:
     """Stop a batch; what is finished is kept."""
     batch = ask_server(lambda server: server.cancel_batch(batch_id), url, api_key_env, as_json=as_json)
@@ -249,7 +267,7 @@ def _summarise(batch: _Batch) -> tuple[str, str, str]:
     counts = count_lines(batch)
     done = f"{counts.done:,}/{counts.total:,}"
     failed = f"{counts.failed:,} failed" if counts.failed else ""
-    return f"{batch['status']:11}", f"{done:>15}", failed
+    return f"{name_status(batch):11}", f"{done:>15}", failed
 
 
 _RESULTS = {"output": "answers", "errors": "errors"}

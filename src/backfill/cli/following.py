@@ -10,8 +10,9 @@ from backfill.cli.console import name_duration, write_out
 from backfill.cli.progress import ProgressDisplay
 from backfill.cli.remote import UNREACHABLE, RemoteServer
 from backfill.errors import BackfillError
+from backfill.status import WaitReason
 
-__all__ = ["FINAL", "count_lines", "follow_progress", "follow_results", "name_expected"]
+__all__ = ["FINAL", "count_lines", "follow_progress", "follow_results", "name_expected", "name_status"]
 
 FINAL = frozenset({"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"})
 _POLL_S = 1.0
@@ -103,6 +104,15 @@ def _find_left_s(batch: _Batch) -> float | None:
     if expected is None:
         return None
     return max(0.0, (datetime.fromisoformat(expected) - datetime.now(UTC)).total_seconds())
+
+
+def name_status(batch: _Batch) -> str:
+    """The status in the words of the batch object's dialect; that a batch is paused stands elsewhere in it."""
+    status: str = batch["status"]
+    waiting = batch.get("waiting")
+    if waiting is None or waiting["reason"] != WaitReason.PAUSED:
+        return status
+    return "PAUSED" if status.isupper() else "paused"
 
 
 def count_lines(batch: _Batch) -> Counts:

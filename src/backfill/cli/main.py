@@ -25,6 +25,8 @@ SUMMARIES = {
     "top": "Show what a server does, live; Ctrl-C ends it.",
     "watch": "Show progress until the batch ends. Exits with 0 if every request was answered, 1 if not.",
     "list": "List all batches, newest first.",
+    "pause": "Send nothing more of a batch until it is resumed; its deadline goes on.",
+    "resume": "Go on with a paused batch.",
     "cancel": "Stop a batch; what is finished is kept.",
     "failures": "Show why requests failed, grouped by reason, with how many there are of each.",
     "retry": "Make a new batch of the requests that failed in an ended one, and print its id.",

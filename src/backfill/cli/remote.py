@@ -102,6 +102,14 @@ class RemoteServer:
         """Stop a batch; gives the batch object."""
         return cast("_Object", await self._ask("POST", f"/batches/{_quote(batch_id)}/cancel"))
 
+    async def pause_batch(self, batch_id: str) -> _Object:
+        """Send nothing more of a batch for now; gives the batch object."""
+        return cast("_Object", await self._ask("POST", f"/batches/{_quote(batch_id)}/pause"))
+
+    async def resume_batch(self, batch_id: str) -> _Object:
+        """Go on with a batch; gives the batch object."""
+        return cast("_Object", await self._ask("POST", f"/batches/{_quote(batch_id)}/resume"))
+
     async def list_failures(self, batch_id: str) -> list[_Object]:
         """The failed requests of a batch by reason, most first."""
         page = await self._ask("GET", f"/batches/{_quote(batch_id)}/failures")

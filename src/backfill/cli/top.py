@@ -16,6 +16,7 @@ from rich.text import Text
 from backfill.cli.connection import KeyVariable, Url, ask_server
 from backfill.cli.console import write_out
 from backfill.cli.engine_table import draw_engines
+from backfill.cli.following import name_status
 from backfill.cli.remote import UNREACHABLE, RemoteServer
 from backfill.errors import BackfillError
 from backfill.status import ReplicaStatus
@@ -93,7 +94,7 @@ def _draw_batch(batch: _Batch, now_s: float) -> str:
     cells = round(_BAR_CELLS * done / total) if total else 0
     parts = [
         batch["id"][-12:],
-        f"{batch['status']:11}",
+        f"{name_status(batch):11}",
         "█" * cells + "░" * (_BAR_CELLS - cells),
         f"{done:,}/{total:,}",
     ]

@@ -24,6 +24,7 @@ from backfill.media import MediaLibrary
 from backfill.status import ReplicaStatus, Waiting
 from backfill.store import GroupedCalls, LocalBlobs
 from backfill.turns import ALL_BATCHES, Turn, Turns, now_ms
+from backfill.wire.waiting import explain_pause
 
 __all__ = ["Dispatcher"]
 
@@ -47,6 +48,8 @@ class _Work:
     task: "asyncio.Task[None] | None" = None
     opened: OpenTurn | None = None
     """Set while its lines are fed."""
+    is_landing: bool = False
+    """The batch is paused: no line is sent any more, and what is in flight has all the time that it takes."""
     is_done: bool = False
     """Nothing is done for it any more but to give it back: should that fail, its lease must run out."""
 
@@ -83,6 +86,8 @@ class Dispatcher:
         for name, feeder in self._feeders.items():
             feeder.make_room_for(fleet.presences[name])
         self._open: dict[str, _Work] = {}
+        self._paused_of_late: set[str] = set()
+        turns.watch_pauses(self._note_pause)
         self._syncs = SyncGroup()
         self._openings = GroupedCalls(_OPENINGS_AT_ONCE)
         self._renewed_at_s = asyncio.get_running_loop().time()
@@ -114,13 +119,15 @@ class Dispatcher:
         if batch.state.is_final:
             # What kept it from ending is forgotten a moment later.
             return None
+        if batch.state is State.PAUSED:
+            return explain_pause(batch)
         setbacks, work = self._turns.setbacks, self._open.get(batch.id)
         if work is not None and work.opened is not None and not batch.state.is_closing:
             failed = None if work.opened.has_moved else setbacks.find(batch.id)
             return failed or explain_turn(work.opened, self._feeders, now_ms())
         failed = setbacks.find(batch.id) or setbacks.find(ALL_BATCHES)
         if failed is None and work is None and batch.state is State.IN_PROGRESS:
-            return explain_place(batch, [work.turn.batch for work in self._open.values()], now_ms())
+            return explain_place(batch, [turn.batch for turn in self._list_turns(landing=False)], now_ms())
         return failed
 
     @property
@@ -149,7 +156,7 @@ class Dispatcher:
         """Take no more turns and send no more lines; what is in flight may come back."""
         self._stopped.set()
         for work in self._open.values():
-            work.over.set()
+            self._wind_down(work)
         self._bell.ring()
 
     async def _run_turns(self, feeding: "list[asyncio.Task[None]]") -> None:
@@ -185,10 +192,14 @@ class Dispatcher:
             self._renewed_at_s = now_s
 
     async def _open_new(self) -> None:
-        open_turns = [work.turn for work in self._open.values()]
+        open_turns, landing = self._list_turns(landing=False), self._list_turns(landing=True)
         lines_per_s = sum(feeder.tally.requests_per_s for feeder in self._feeders.values())
-        for turn in await self._turns.take(_OPEN_TURNS - len(open_turns), open_turns, lines_per_s=lines_per_s):
+        self._paused_of_late.clear()
+        room = _OPEN_TURNS - len(open_turns)
+        for turn in await self._turns.take(room, open_turns, landing, lines_per_s=lines_per_s):
             work = _Work(turn, asyncio.Event())
+            if turn.batch.id in self._paused_of_late:
+                self._let_land(work)
             self._open[turn.batch.id] = work
             work.task = asyncio.create_task(self._carry_out(work), name=f"turn {turn.batch.id}")
             work.task.add_done_callback(functools.partial(self._forget, turn.batch.id))
@@ -198,15 +209,43 @@ class Dispatcher:
         self._bell.ring()
 
     async def _stop_ended(self) -> None:
-        """Wind down turns whose batch was cancelled, has expired, or was taken over."""
-        running = await self._turns.still_running([work.turn for work in self._open.values()])
-        for batch_id, work in self._open.items():
-            if batch_id not in running:
-                work.over.set()
+        """Wind down turns whose batch was paused, cancelled, has expired, or was taken over."""
+        works = list(self._open.values())
+        running = await self._turns.still_running([work.turn for work in works])
+        stopped = [work.turn for work in works if work.turn.batch.id not in running]
+        paused = await self._turns.still_paused(stopped)
+        for work in works:
+            if work.turn.batch.id in paused:
+                self._let_land(work)
+            elif work.is_landing or work.turn.batch.id not in running:
+                # One that was resumed waits for no long answer before it goes on.
+                self._wind_down(work)
+
+    def _list_turns(self, *, landing: bool) -> list[Turn]:
+        return [work.turn for work in self._open.values() if work.is_landing is landing]
+
+    def _note_pause(self, batch_id: str) -> None:
+        """At once: when whoever paused it hears of that, nothing more of it is sent."""
+        self._paused_of_late.add(batch_id)
+        if batch_id in self._open:
+            self._let_land(self._open[batch_id])
+
+    @staticmethod
+    def _let_land(work: _Work) -> None:
+        work.is_landing = not work.over.is_set() or work.is_landing
+        work.over.set()
+        if work.opened is not None:
+            work.opened.stop()
+
+    def _wind_down(self, work: _Work) -> None:
+        work.is_landing = False
+        work.over.set()
+        if work.opened is not None:
+            work.opened.cut_after(self._policy.cancel_grace_s)
 
     async def _give_all_back(self) -> None:
         for work in self._open.values():
-            work.over.set()
+            self._wind_down(work)
         await asyncio.gather(*(work.task for work in self._open.values() if work.task is not None))
 
     async def _carry_out(self, work: _Work) -> None:
@@ -225,7 +264,7 @@ class Dispatcher:
                 openings=self._openings,
                 library=self._media,
             )
-            drained = await self._feed_from(opened)
+            drained = await self._feed_from(work, opened)
             failure = opened.failure
             if opened.has_moved:
                 self._turns.setbacks.forget(turn.batch.id)
@@ -272,14 +311,14 @@ class Dispatcher:
             async with asyncio.timeout(pause_s):
                 await self._stopped.wait()
 
-    async def _feed_from(self, opened: OpenTurn) -> bool:
+    async def _feed_from(self, work: _Work, opened: OpenTurn) -> bool:
         feeders = {lane: [self._feeders[replica.name] for replica in lane.route.replicas] for lane in opened.lanes}
         for lane, serving in feeders.items():
             for feeder in serving:
                 feeder.offer(lane, [other for other in serving if other is not feeder])
         try:
             await opened.over.wait()
-            await opened.wind_down(self._policy.cancel_grace_s)
+            await opened.wind_down(None if work.is_landing else self._policy.cancel_grace_s)
         finally:
             for lane, serving in feeders.items():
                 for feeder in serving:

@@ -5,7 +5,7 @@ import functools
 import itertools
 from array import array
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass
 
 import structlog
@@ -73,6 +73,7 @@ class OpenTurn:
         self._remaining += sum(len(twins) for twins in plan.twins.values())
         self._in_flight: set[asyncio.Task[None]] = set()
         self._landed: asyncio.Event | None = None
+        self._cutting: asyncio.TimerHandle | None = None
 
     @classmethod
     async def open(  # noqa: PLR0913 - the turn, and what turns share
@@ -220,22 +221,31 @@ class OpenTurn:
         if self._landed is not None and not self._in_flight:
             self._landed.set()
 
-    async def wind_down(self, grace_s: float) -> None:
-        """Send nothing more, wait for what is in flight, and after `grace_s` seconds close its connections."""
+    def stop(self) -> None:
+        """Send nothing more."""
         for lane in self.lanes:
             lane.close()
+        self.over.set()
+
+    def cut_after(self, grace_s: float) -> None:
+        """Give what is in flight so many seconds, then close its connections; a second call changes nothing."""
+        if self._cutting is None:
+            self._cutting = asyncio.get_running_loop().call_later(grace_s, self._cut)
+
+    async def wind_down(self, grace_s: float | None) -> None:
+        """Send nothing more, and wait for what is in flight, as by `cut_after`; None: for as long as that takes."""
+        self.stop()
         if not self._in_flight:
             return
         self._landed = asyncio.Event()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(grace_s):
-                await self._landed.wait()
-        for task in self._in_flight:
-            task.cancel()
+        if grace_s is not None:
+            self.cut_after(grace_s)
         await self._landed.wait()
 
     async def close(self) -> bool:
         """Have the disk hold all that was recorded; True if that is every line of the batch."""
+        if self._cutting is not None:
+            self._cutting.cancel()
         for lane in self.lanes:
             if isinstance(lane, MediaLane):
                 await lane.end()
@@ -248,6 +258,10 @@ class OpenTurn:
         await self._writer.close()
         self._source.close()
         return self._remaining == 0 and self.failure is None
+
+    def _cut(self) -> None:
+        for task in self._in_flight:
+            task.cancel()
 
     async def _route(self, groups_of: dict[int, list[LineGroup]], fleet: Fleet) -> None:
         """A lane for each model that somebody serves; the lines of the others are refused."""

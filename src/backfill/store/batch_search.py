@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, Select, Text, and_, case, cast, func, or_,
 
 from backfill.batch import Batch, State
 from backfill.store.database import Database
+from backfill.store.reservations import UNSENT
 from backfill.store.rows import to_batch
 from backfill.store.schema import batches, files
 
@@ -53,8 +54,8 @@ class BatchSearch:
         return [to_batch(row) for row in rows]
 
     async def find_running(self, owner: str | None, *, limit: int) -> list[Batch]:
-        """Those of which lines are sent or gathered, earliest deadline first."""
-        states = [state for state in State if state.is_closing or state is State.IN_PROGRESS]
+        """Those of which lines are sent or gathered, and those that are paused, earliest deadline first."""
+        states = [state for state in State if state.is_closing or state in (State.IN_PROGRESS, State.PAUSED)]
         query = _narrow(select(batches), BatchFilter(owner, states))
         order = (batches.c.deadline_at_ms, batches.c.created_at_ms, batches.c.id)
         rows = await self._database.read(query.order_by(*order).limit(limit))
@@ -74,10 +75,10 @@ class BatchSearch:
         return BatchSums(row.found, row.unended, row.with_failures, row.failed_lines)
 
     async def count_lines(self, owner: str | None) -> dict[State, tuple[int, int]]:
-        """Of the states in which lines wait or are sent: how many batches there are, and how many lines they have."""
+        """Of the states in which lines are still to be sent: how many batches and how many lines there are."""
         total = func.coalesce(func.sum(batches.c.counts["total"].as_integer()), 0)
         query = select(batches.c.state, func.count().label("found"), total.label("lines")).group_by(batches.c.state)
-        wanted = BatchFilter(owner, (State.VALIDATING, State.IN_PROGRESS))
+        wanted = BatchFilter(owner, sorted(UNSENT))
         rows = await self._database.read(_narrow(query, wanted))
         return {State(row.state): (row.found, row.lines) for row in rows}
 

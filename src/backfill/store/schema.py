@@ -78,6 +78,7 @@ batches = Table(
     # What its owner asked for beside that.
     Column("name", Text),
     Column("skips_invalid_lines", Boolean, nullable=False, server_default=false()),
+    Column("paused_at_ms", BigInteger),
     Column("own_webhook_url", Text),
     Column("own_webhook_due_at_ms", BigInteger),
     Column("own_webhook_tries", Integer, nullable=False, server_default="0"),

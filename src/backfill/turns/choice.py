@@ -1,7 +1,7 @@
 """Which of the batches that wait are worked on next. Pure."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from backfill.batch import Batch
 
@@ -18,13 +18,21 @@ _OWNERS_PASSED_OVER = 16
 class Choice:
     """Gives places to owners in turn, and every second one to a batch that is pressed for time, if there is one."""
 
-    def __init__(self, being_done: Sequence[Batch], room: int, now_ms: int, lines_per_s: float) -> None:
+    def __init__(
+        self,
+        being_done: Sequence[Batch],
+        room: int,
+        now_ms: int,
+        lines_per_s: float,
+        besides: Collection[str] = (),
+    ) -> None:
+        """`besides`: ids of batches that are not to be chosen, and take nothing of their owners' part."""
         self.last_owner: str | None = None
         """Whose turn it was last, or who was seen last if it was nobody's; None: nobody was seen."""
         self._room = room
         self._now_ms = now_ms
         self._lines_per_s = lines_per_s
-        self._taken = {batch.id for batch in being_done}
+        self._taken = {*besides, *(batch.id for batch in being_done)}
         self._held = Counter(batch.owner for batch in being_done)
 
     @property

@@ -1,4 +1,4 @@
-"""Who may work on what: batches are created, admitted, leased, cancelled, expired and closed here, and nowhere else."""
+"""Who may work on what: batches are created, admitted, leased, paused, ended and closed here, and nowhere else."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ import structlog
 
 from backfill.batch import Batch, BatchProblem, Counts, Event, File, State, UsageRow, advance
 from backfill.config import LimitsConfig
-from backfill.errors import Conflict, StoreUnavailable, TurnLost
+from backfill.errors import Conflict, NotFound, StoreUnavailable, TurnLost
 from backfill.index import Survey
 from backfill.store import Metadata
 from backfill.turns.admission import PROBLEMS_SHOWN, check_endpoint, judge
@@ -25,6 +25,10 @@ __all__ = ["Turn", "Turns", "now_ms"]
 LEASE_MS = 30_000
 _TRIES_TO_MOVE = 10
 _CANCELLED = frozenset({State.CANCELLING, State.CANCELLED})
+_PAUSED = frozenset({State.PAUSED})
+_UNDER_WAY = frozenset({State.VALIDATING, State.IN_PROGRESS})
+# A turn may be held on a batch in these.
+_HELD = (State.IN_PROGRESS, State.PAUSED)
 # A look takes so many of what has come in or is due; the next look goes on.
 _BATCHES_AT_ONCE = 256
 _log = structlog.get_logger(__name__)
@@ -70,6 +74,7 @@ class Turns:
         self._holder = str(uuid.uuid4())
         self._bells: list[Bell] = []
         self._watchers: list[Callable[[str], None]] = []
+        self._pause_watchers: list[Callable[[str], None]] = []
         self._last_owner = ""
         self._deadlines_first = True
         self._creation = Creation(metadata, limits, clock_ms, self._ring, appraisals, add_batch)
@@ -84,6 +89,10 @@ class Turns:
     def watch_ends(self, tell: Callable[[str], None]) -> None:
         """Call `tell` with the id of each batch that this process has ended."""
         self._watchers.append(tell)
+
+    def watch_pauses(self, tell: Callable[[str], None]) -> None:
+        """Call `tell` with the id of each batch that this process has paused, before whoever asked for it is told."""
+        self._pause_watchers.append(tell)
 
     async def create(self, request: BatchRequest) -> Batch:
         """See `Creation.create`; raises InvalidInput too if there can be no batches for the endpoint."""
@@ -106,19 +115,33 @@ class Turns:
             Conflict: the batch has ended in another way, or is about to.
 
         """
+        return await self._move_once(batch_id, owner, Event.CANCEL, _CANCELLED, closing_at_ms=self._clock_ms())
+
+    async def pause(self, batch_id: str, owner: str) -> Batch:
+        """Send no further line of a batch until it is resumed; its deadline goes on. Pausing twice is one pause.
+
+        Raises:
+            NotFound: there is no such batch, or it belongs to another owner.
+            Conflict: the batch has ended, or is about to.
+
+        """
         batch = await self._metadata.get_batch(batch_id, owner)
-        if batch.state in _CANCELLED:
-            return batch
-        try:
-            moved = await self._move(batch, Event.CANCEL, closing_at_ms=self._clock_ms())
-        except Conflict:
-            # Another cancel may have come first, by a moment.
-            batch = await self._metadata.get_batch(batch_id, owner)
-            if batch.state in _CANCELLED:
-                return batch
-            raise
-        self._ring()
-        return moved
+        if batch.state is State.VALIDATING:
+            await self._admit(batch, await self._find_survey(batch), is_paused=True)
+        paused = await self._move_once(batch_id, owner, Event.PAUSE, _PAUSED, paused_at_ms=self._clock_ms())
+        for tell in self._pause_watchers:
+            tell(batch_id)
+        return paused
+
+    async def resume(self, batch_id: str, owner: str) -> Batch:
+        """Go on with a paused batch; one that is not paused goes on anyway.
+
+        Raises:
+            NotFound: there is no such batch, or it belongs to another owner.
+            Conflict: the batch has ended, or is about to.
+
+        """
+        return await self._move_once(batch_id, owner, Event.RESUME, _UNDER_WAY, paused_at_ms=None)
 
     async def admit_waiting(self) -> None:
         """Judge the most urgent batches that are VALIDATING: each goes on, or fails with the reasons."""
@@ -139,17 +162,26 @@ class Turns:
         """
         await self._metadata.free_all_turns()
 
-    async def take(self, room: int, open_turns: Collection[Turn] = (), *, lines_per_s: float = 0.0) -> list[Turn]:
+    async def take(
+        self,
+        room: int,
+        open_turns: Collection[Turn] = (),
+        landing: Collection[Turn] = (),
+        *,
+        lines_per_s: float = 0.0,
+    ) -> list[Turn]:
         """Lease up to `room` batches that wait for a turn: `Choice` says which.
 
         `open_turns`: those on which this holder still works, whatever became of its leases. Two of its turns on one
         batch would write two segments side by side, and a journal has its order from there being one at a time.
-        `lines_per_s`: how fast the engines are, as far as is known.
+        `landing`: those that only wait for what is in flight, and hold no place. `lines_per_s`: how fast the engines
+        are, as far as is known.
         """
         if room <= 0:
             return []
         now = self._clock_ms()
-        choice = Choice([turn.batch for turn in open_turns], room, now, lines_per_s)
+        being_done = [turn.batch for turn in open_turns]
+        choice = Choice(being_done, room, now, lines_per_s, besides=[turn.batch.id for turn in landing])
         due_first, in_round = await self._metadata.find_next(
             State.IN_PROGRESS, free_at_ms=now, after=self._last_owner, owners=choice.owners_to_see, most=room
         )
@@ -173,10 +205,11 @@ class Turns:
 
     async def still_running(self, turns: Collection[Turn]) -> set[str]:
         """The ids of those batches that are IN_PROGRESS and still leased by these turns; the others must stop."""
-        if not turns:
-            return set()
-        epochs = await self._metadata.find_epochs(State.IN_PROGRESS, [turn.batch.id for turn in turns])
-        return {turn.batch.id for turn in turns if epochs.get(turn.batch.id) == turn.epoch}
+        return await self._find_held(turns, State.IN_PROGRESS)
+
+    async def still_paused(self, turns: Collection[Turn]) -> set[str]:
+        """The ids of those batches that are PAUSED and still leased by these turns: what is in flight may land."""
+        return await self._find_held(turns, State.PAUSED)
 
     async def give_back(self, turn: Turn, *, drained: bool) -> None:
         """End a turn. `drained`: every line has its record on disk, so the answers can be gathered.
@@ -186,11 +219,9 @@ class Turns:
 
         """
         free: dict[str, Any] = {"holder": None}
-        if drained:
-            gather = {"state": advance(State.IN_PROGRESS, Event.DRAIN), "closing_at_ms": self._clock_ms()}
-            if await self._metadata.change_batch(
-                turn.batch.id, state=State.IN_PROGRESS, epoch=turn.epoch, values=free | gather
-            ):
+        for state in _HELD if drained else ():
+            gather = {"state": advance(state, Event.DRAIN), "closing_at_ms": self._clock_ms()}
+            if await self._metadata.change_batch(turn.batch.id, state=state, epoch=turn.epoch, values=free | gather):
                 self._ring()
                 return
         if not await self._metadata.change_batch(turn.batch.id, epoch=turn.epoch, values=free):
@@ -232,17 +263,14 @@ class Turns:
 
         With `epoch`: only for the holder of that turn. False if somebody else has moved the batch first.
         """
-        values = {
-            "state": advance(batch.state, Event.FAIL),
-            "problems": (problem,),
-            "problem_count": 1,
-            "closing_at_ms": self._clock_ms(),
-            "holder": None,
-        }
-        if not await self._metadata.change_batch(batch.id, state=batch.state, epoch=epoch, values=values):
-            return False
-        self._ring()
-        return True
+        values = {"problems": (problem,), "problem_count": 1, "closing_at_ms": self._clock_ms(), "holder": None}
+        # Since the turn was taken the batch may have been paused, or resumed.
+        for state in (batch.state,) if epoch is None else _HELD:
+            failing = values | {"state": advance(state, Event.FAIL)}
+            if await self._metadata.change_batch(batch.id, state=state, epoch=epoch, values=failing):
+                self._ring()
+                return True
+        return False
 
     async def find_unannounced(self, limit: int) -> list[Batch]:
         """Batches that have ended and of whose end the outside is to be told now."""
@@ -276,7 +304,20 @@ class Turns:
         now = self._clock_ms()
         return {"ended_at_ms": now, "webhook_due_at_ms": now if self._announces_ends else None}
 
-    async def _admit(self, batch: Batch, survey: bytes | None) -> None:
+    async def _find_held(self, turns: Collection[Turn], state: State) -> set[str]:
+        if not turns:
+            return set()
+        epochs = await self._metadata.find_epochs(state, [turn.batch.id for turn in turns])
+        return {turn.batch.id for turn in turns if epochs.get(turn.batch.id) == turn.epoch}
+
+    async def _find_survey(self, batch: Batch) -> bytes | None:
+        """What is known of the lines of the batch's input; None if the file is gone."""
+        try:
+            return (await self._metadata.get_file(batch.input_file_id)).survey
+        except NotFound:
+            return None
+
+    async def _admit(self, batch: Batch, survey: bytes | None, *, is_paused: bool = False) -> None:
         if survey is None:
             gone = BatchProblem("file_not_found", f"The input file {batch.input_file_id} is gone.")
             await self._reject(batch, (gone,), 1)
@@ -292,6 +333,12 @@ class Turns:
         if verdict.fails:
             reasons = verdict.reasons
             await self._reject(batch, reasons.problems[:PROBLEMS_SHOWN], reasons.problem_count)
+        elif is_paused:
+            # In one write, so that no turn is taken in between.
+            now = self._clock_ms()
+            state = advance(advance(batch.state, Event.ADMIT), Event.PAUSE)
+            values = {"state": state, "started_at_ms": now, "paused_at_ms": now}
+            await self._metadata.change_batch(batch.id, state=batch.state, values=values)
         else:
             await self._try_move(batch, Event.ADMIT, started_at_ms=self._clock_ms())
 
@@ -301,6 +348,23 @@ class Turns:
         if not await self._metadata.change_batch(batch.id, state=batch.state, epoch=batch.epoch, values=lease):
             return None
         return Turn(msgspec.structs.replace(batch, epoch=epoch), epoch)
+
+    async def _move_once(
+        self, batch_id: str, owner: str, event: Event, moved: frozenset[State], **values: Any
+    ) -> Batch:
+        """Move a batch of the owner's, unless it is in one of `moved` already."""
+        batch = await self._metadata.get_batch(batch_id, owner)
+        if batch.state in moved:
+            return batch
+        try:
+            batch = await self._move(batch, event, **values)
+        except Conflict:
+            # Somebody else may have done the same first, by a moment.
+            batch = await self._metadata.get_batch(batch_id, owner)
+            if batch.state not in moved:
+                raise
+        self._ring()
+        return batch
 
     async def _move(self, batch: Batch, event: Event, **values: Any) -> Batch:
         for _ in range(_TRIES_TO_MOVE):

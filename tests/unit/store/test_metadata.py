@@ -192,7 +192,14 @@ async def test_a_database_of_the_first_schema_is_brought_up_to_date(tmp_path: Pa
         connection.execute("CREATE INDEX batches_by_state ON batches (state, deadline_at_ms)")
         connection.execute("DROP TABLE api_keys")
         connection.execute("DROP INDEX batches_by_own_webhook")
-        added = ("name", "skips_invalid_lines", "own_webhook_url", "own_webhook_due_at_ms", "own_webhook_tries")
+        added = (
+            "name",
+            "skips_invalid_lines",
+            "paused_at_ms",
+            "own_webhook_url",
+            "own_webhook_due_at_ms",
+            "own_webhook_tries",
+        )
         for column in ("key_id", "prices", "reserved", "usage", *added):
             connection.execute(f"ALTER TABLE batches DROP COLUMN {column}")
         connection.execute("UPDATE alembic_version SET version_num = '0001'")

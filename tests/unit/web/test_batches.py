@@ -243,3 +243,42 @@ async def test_a_file_that_is_not_there(api: Api) -> None:
     response = await api.client.post("/v1/batches", json={"endpoint": CHAT, "input_file_id": "file-0"})
     error = response.json()["error"]
     assert (response.status_code, error["param"], error["code"]) == (404, "input_file_id", "not_found")
+
+
+async def test_a_pause_is_in_progress_to_clients_and_says_why_it_waits(api: Api, file_id: str) -> None:
+    job = await api.create_batch(file_id)
+    paused = await api.client.post(f"/v1/batches/{job['id']}/pause")
+    assert (paused.status_code, paused.json()["status"]) == (200, "IN_PROGRESS")
+    waiting = paused.json()["waiting"]
+    assert waiting["reason"] == "paused"
+    assert f"backfill resume {job['id']}" in waiting["message"]
+    assert datetime.fromisoformat(waiting["since"]) >= datetime.fromisoformat(job["created_at"])
+    assert paused.json()["job_deadline"] == job["job_deadline"]
+    again = (await api.client.post(f"/v1/batches/{job['id']}/pause")).json()
+    assert again == paused.json()
+    theirs = (await api.client.get(f"/openai/v1/batches/{job['id']}")).json()
+    assert (theirs["status"], theirs["waiting"]["reason"]) == ("in_progress", "paused")
+    assert isinstance(theirs["waiting"]["since"], int)
+    assert (await api.client.get("/v1/batches")).json()[0]["waiting"] == waiting
+
+
+async def test_a_resume_goes_on_and_can_be_repeated(api: Api, file_id: str) -> None:
+    batch_id = (await api.create_batch(file_id))["id"]
+    await api.client.post(f"/v1/batches/{batch_id}/pause")
+    for _ in range(2):
+        resumed = await api.client.post(f"/openai/v1/batches/{batch_id}/resume")
+        assert (resumed.status_code, resumed.json()["status"]) == (200, "in_progress")
+        assert "waiting" not in resumed.json()
+
+
+async def test_trap_10_pausing_and_resuming_what_has_ended_is_a_400(api: Api) -> None:
+    bad = await api.upload(b"[]\n")
+    batch_id = (await api.create_batch(bad["id"]))["id"]
+    await api.services.turns.admit_waiting()
+    for move, participle in (("pause", "paused"), ("resume", "resumed")):
+        response = await api.client.post(f"/v1/batches/{batch_id}/{move}")
+        error = response.json()["error"]
+        assert (response.status_code, error["code"]) == (400, "invalid_batch_state")
+        assert error["message"] == f"A batch that is failed cannot be {participle}."
+        missing = await api.client.post(f"/v1/batches/00000000-0000-0000-0000-000000000000/{move}")
+        assert missing.status_code == 404

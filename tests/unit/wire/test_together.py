@@ -79,7 +79,7 @@ def test_lines_left_over_say_why(state: State, code: str) -> None:
     assert line["error"]["code"] == code
 
 
-@pytest.mark.parametrize("state", list(State))
+@pytest.mark.parametrize("state", [state for state in State if state is not State.PAUSED])
 def test_why_it_waits_is_told_only_while_it_can_wait(state: State) -> None:
     waiting = Waiting.explain(WaitReason.ENGINE, "engine e:\n" + "gone " * 999, 1_750_000_001_000)
     shown = render_batch(make_batch(state=state), Counts(), waiting)
@@ -91,3 +91,10 @@ def test_why_it_waits_is_told_only_while_it_can_wait(state: State) -> None:
         assert shown["waiting"]["message"].startswith("engine e: gone ")
         assert len(shown["waiting"]["message"]) == 500
     assert "waiting" not in render_batch(make_batch(state=state), Counts())
+
+
+def test_a_paused_batch_says_so_whoever_is_asked() -> None:
+    shown = render_batch(make_batch(state=State.PAUSED, paused_at_ms=1_750_000_001_000), Counts())
+    assert shown["status"] == "IN_PROGRESS"
+    assert (shown["waiting"]["reason"], shown["waiting"]["since"]) == ("paused", "2025-06-15T15:06:41.000000Z")
+    assert f"`backfill resume {shown['id']}`" in shown["waiting"]["message"]

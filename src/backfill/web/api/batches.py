@@ -1,4 +1,4 @@
-"""Batches: create, look at, list, cancel. Who works on them and when is decided elsewhere."""
+"""Batches: create, look at, list, pause, resume, cancel. Who works on them and when is decided elsewhere."""
 
 from typing import Annotated, Any, Literal
 
@@ -108,6 +108,22 @@ async def cancel_batch(batch_id: str, request: Request, services: ServicesOf, ca
     """Stop a batch that has not ended."""
     batch = await services.turns.cancel(batch_id, caller.owner)
     services.audit.record(request.scope, "batch.cancel", caller, batch=batch.id)
+    return JsonResponse(await _render(request, services, batch))
+
+
+@router.post("/v1/batches/{batch_id}/pause")
+async def pause_batch(batch_id: str, request: Request, services: ServicesOf, caller: CallerOf) -> Response:
+    """Send no further line of a batch until it is resumed."""
+    batch = await services.turns.pause(batch_id, caller.owner)
+    services.audit.record(request.scope, "batch.pause", caller, batch=batch.id)
+    return JsonResponse(await _render(request, services, batch))
+
+
+@router.post("/v1/batches/{batch_id}/resume")
+async def resume_batch(batch_id: str, request: Request, services: ServicesOf, caller: CallerOf) -> Response:
+    """Go on with a paused batch."""
+    batch = await services.turns.resume(batch_id, caller.owner)
+    services.audit.record(request.scope, "batch.resume", caller, batch=batch.id)
     return JsonResponse(await _render(request, services, batch))
 
 

@@ -162,6 +162,7 @@ _RATE_LIMITS = {
 }
 _UPLOAD_ERRORS = (400, 401, 403, 413, 500, 503)
 _BATCH = (schemas.TogetherBatch, schemas.OpenAIBatch)
+_MOVED = Operation((_json(*_BATCH),), (400, 401, 403, 404, 500, 503), _BATCH)
 _CREATED = (
     _json(schemas.OpenAIBatch, description="A batch in OpenAI's dialect."),
     _json(schemas.BatchCreated, status=201, description="A batch in Together's dialect."),
@@ -295,7 +296,9 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         (schemas.BatchPage, schemas.TogetherBatch),
     ),
     ("GET", "/v1/batches/{batch_id}"): Operation((_json(*_BATCH),), (401, 403, 404, 500, 503), _BATCH),
-    ("POST", "/v1/batches/{batch_id}/cancel"): Operation((_json(*_BATCH),), (400, 401, 403, 404, 500, 503), _BATCH),
+    ("POST", "/v1/batches/{batch_id}/cancel"): _MOVED,
+    ("POST", "/v1/batches/{batch_id}/pause"): _MOVED,
+    ("POST", "/v1/batches/{batch_id}/resume"): _MOVED,
     ("GET", "/v1/batches/{batch_id}/results"): Operation(
         (Answer(200, "Finished lines, in the order in which they finished.", _LINES),),
         (400, 401, 403, 404, 500, 503),

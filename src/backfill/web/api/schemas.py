@@ -165,6 +165,7 @@ _WaitReason = Literal[
     "live_traffic",
     "media_fetches",
     "other_batches",
+    "paused",
     "internal_error",
 ]
 

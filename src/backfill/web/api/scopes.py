@@ -39,6 +39,8 @@ SCOPES: dict[tuple[str, str], frozenset[Scope]] = {
     ("GET", "/v1/batches"): LOOK,
     ("GET", "/v1/batches/{batch_id}"): LOOK,
     ("POST", "/v1/batches/{batch_id}/cancel"): WORK,
+    ("POST", "/v1/batches/{batch_id}/pause"): WORK,
+    ("POST", "/v1/batches/{batch_id}/resume"): WORK,
     ("GET", "/v1/batches/{batch_id}/results"): LOOK,
     ("GET", "/v1/batches/{batch_id}/failures"): LOOK,
     ("POST", "/v1/batches/{batch_id}/retry"): WORK,

@@ -21,6 +21,7 @@ _ENDED_SHOWN = 8
 _SUMS_AGE_S = 5.0
 _MONEY_AGE_S = 30.0
 _HOUR_MS = 3_600_000
+_UNDER_WAY = (State.IN_PROGRESS, State.PAUSED)
 _FINAL = tuple(state for state in State if state.is_final)
 
 
@@ -36,8 +37,9 @@ async def build_overview(house: House, owner: str | None) -> dict[str, Any]:
     queue = await house.keep(("queue", owner), _SUMS_AGE_S, lambda: search.count_lines(owner))
     money = await house.keep(("money", owner), _MONEY_AGE_S, lambda: _sum_up_today(house, owner))
     batches_waiting, lines_waiting = queue.get(State.VALIDATING, (0, 0))
-    batches_running, lines_running = queue.get(State.IN_PROGRESS, (0, 0))
-    done = sum(row.counts.done for row in running if row.batch.state is State.IN_PROGRESS)
+    under_way = [queue.get(state, (0, 0)) for state in _UNDER_WAY]
+    batches_running, lines_running = (sum(of_all) for of_all in zip(*under_way, strict=True))
+    done = sum(row.counts.done for row in running if row.batch.state in _UNDER_WAY)
     return {
         "title": "Overview",
         "engines": [_describe_engine(house, replica) for replica in replicas],
