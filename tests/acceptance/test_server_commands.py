@@ -303,3 +303,15 @@ def read_until(terminal: int, wanted: bytes) -> None:
         ready, _, _ = select.select([terminal], [], [], 30)
         assert ready, seen
         seen += os.read(terminal, 65536)
+
+
+def test_a_batch_is_shown_with_its_name(folder: Path, variables: dict[str, str]) -> None:
+    batch_id = submit(folder, variables, "--name", "nightly run")
+    code, out, _ = backfill("status", batch_id, folder=folder, variables=variables)
+    assert (code, "name       nightly run" in out) == (0, True)
+    code, out, _ = backfill("list", folder=folder, variables=variables)
+    (line,) = [line for line in out.splitlines() if line.startswith(batch_id)]
+    assert (code, line.endswith("nightly run")) == (0, True)
+    code, _, err = backfill("submit", "in.jsonl", "--name", "x" * 257, folder=folder, variables=variables)
+    assert code == 2
+    assert "name" in err
