@@ -325,3 +325,15 @@ def test_a_batch_is_paused_and_resumed(engine: NullEngine, folder: Path, variabl
     code, _, err = backfill("pause", batch_id, folder=folder, variables=variables)
     assert code == 2
     assert "A batch that is completed cannot be paused" in err
+
+
+def test_a_batch_is_shown_with_its_name(folder: Path, variables: dict[str, str]) -> None:
+    batch_id = submit(folder, variables, "--name", "nightly run")
+    code, out, _ = backfill("status", batch_id, folder=folder, variables=variables)
+    assert (code, "name       nightly run" in out) == (0, True)
+    code, out, _ = backfill("list", folder=folder, variables=variables)
+    (line,) = [line for line in out.splitlines() if line.startswith(batch_id)]
+    assert (code, line.endswith("nightly run")) == (0, True)
+    code, _, err = backfill("submit", "in.jsonl", "--name", "x" * 257, folder=folder, variables=variables)
+    assert code == 2
+    assert "name" in err

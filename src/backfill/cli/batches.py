@@ -40,6 +40,7 @@ def submit(  # noqa: PLR0913 - an option each
     endpoint: Endpoint = "/v1/chat/completions",
     model_id: Annotated[str | None, typer.Option(metavar="NAME", help="Model of requests that name none.")] = None,
     window: Annotated[str | None, typer.Option(metavar="TIME", help='How long it may take, such as "24h".')] = None,
+    name: Annotated[str | None, typer.Option(metavar="TEXT", help="What to call the batch, in lists.")] = None,
     url: Url = None,
     api_key_env: KeyVariable = None,
     wait: Annotated[bool, typer.Option("--wait", help="Go on as `backfill watch` does.")] = False,
@@ -56,7 +57,11 @@ def submit(  # noqa: PLR0913 - an option each
             async def work(server: RemoteServer) -> tuple[_Batch, str | None]:
                 file = await server.upload(path)
                 return await server.create_batch(
-                    input_file_id=file["id"], endpoint=endpoint, model_id=model_id, completion_window=window
+                    input_file_id=file["id"],
+                    endpoint=endpoint,
+                    model_id=model_id,
+                    completion_window=window,
+                    name=name,
                 )
 
             batch, warning = ask_server(work, url, api_key_env, as_json=as_json)
@@ -109,6 +114,7 @@ def _show_batch(batch_id: str, url: str | None, api_key_env: str | None, *, as_j
         return
     counts, reused, waiting = count_lines(batch), batch.get("reused"), batch.get("waiting")
     facts = {
+        "name": batch.get("name"),
         "status": name_status(batch),
         "done": f"{counts.done:,} of {counts.total:,}, {counts.failed:,} failed ({batch['progress']:g} %)",
         "waiting": f"since {waiting['since']}: {waiting['message']} [{waiting['reason']}]" if waiting else None,
@@ -263,11 +269,11 @@ def download(  # noqa: PLR0913 - an option each
         say(f"{_RESULTS[name]}: {path}")
 
 
-def _summarise(batch: _Batch) -> tuple[str, str, str]:
+def _summarise(batch: _Batch) -> tuple[str, str, str, str]:
     counts = count_lines(batch)
     done = f"{counts.done:,}/{counts.total:,}"
     failed = f"{counts.failed:,} failed" if counts.failed else ""
-    return f"{name_status(batch):11}", f"{done:>15}", failed
+    return f"{name_status(batch):11}", f"{done:>15}", f"{failed:14}", batch.get("name") or ""
 
 
 _RESULTS = {"output": "answers", "errors": "errors"}

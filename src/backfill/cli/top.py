@@ -102,7 +102,7 @@ def _draw_batch(batch: _Batch, now_s: float) -> str:
         parts.append(f"{failed:,} failed")
     if batch.get("estimated_completion_at") and batch["status"] not in _ENDED:
         parts.append(f"about {name_duration(max(0.0, batch['estimated_completion_at'] - now_s))} left")
-    name = (batch.get("metadata") or {}).get("name") or batch.get("model")
+    name = batch.get("name") or (batch.get("metadata") or {}).get("name") or batch.get("model")
     if name:
         parts.append("".join(c if c.isprintable() else " " for c in name[:60]))
     if batch.get("waiting"):

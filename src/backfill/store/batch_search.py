@@ -107,7 +107,13 @@ def _narrow(query: Select[Any], wanted: BatchFilter) -> Select[Any]:
         conditions.append(batches.c.created_at_ms <= wanted.until_ms)
     if wanted.text:
         named = select(files.c.id).where(files.c.filename.icontains(wanted.text, autoescape=True))
-        columns = (batches.c.id, batches.c.model_id, batches.c.input_file_id, cast(batches.c.metadata, Text))
+        columns = (
+            batches.c.id,
+            batches.c.name,
+            batches.c.model_id,
+            batches.c.input_file_id,
+            cast(batches.c.metadata, Text),
+        )
         found = [column.icontains(wanted.text, autoescape=True) for column in columns]
         conditions.append(or_(*found, batches.c.input_file_id.in_(named)))
     return query.where(*conditions) if conditions else query

@@ -214,10 +214,12 @@ class Metadata:
         return to_batch(rows[0])
 
     async def list_batches(
-        self, owner: str, *, after: str | None = None, limit: int, newest_first: bool = True
+        self, owner: str, *, after: str | None = None, limit: int, newest_first: bool = True, name: str | None = None
     ) -> list[Batch]:
-        """The owner's batches, from behind the batch `after` on."""
+        """The owner's batches, or those of this name, from behind the batch `after` on."""
         query = select(batches).where(batches.c.owner == owner)
+        if name is not None:
+            query = query.where(batches.c.name == name)
         if after is not None:
             edge = await self.get_batch(after, owner)
             query = query.where(_behind(batches, edge.created_at_ms, edge.id, newest_first=newest_first))

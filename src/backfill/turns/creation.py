@@ -43,6 +43,8 @@ class BatchRequest(NamedTuple):
     attempt: Attempt = Attempt()
     key_id: str | None = None
     """The key that asks, if it is one of the database's."""
+    name: str | None = None
+    """What the owner calls the batch."""
     file: File | None = None
     """The row of the input, if the caller has just read it."""
 
@@ -111,6 +113,7 @@ class Creation:
             output_expires_after_s=ended.output_expires_after_s,
             attempt=attempt,
             key_id=key_id,
+            name=ended.name,
         )
         return await self._add(request, file, ended.deadline_at_ms - ended.created_at_ms)
 
@@ -171,6 +174,7 @@ def _build(request: BatchRequest, file: File, survey: Survey, now_ms: int, windo
         idempotency_key=request.attempt.key,
         request_digest=request.attempt.digest,
         key_id=request.key_id,
+        name=request.name,
     )
 
 

@@ -92,6 +92,7 @@ def render_batch(batch: Batch, counts: Counts, waiting: Waiting | None = None) -
         "id": batch.id,
         "object": "batch",
         "endpoint": batch.endpoint,
+        "name": batch.name,
         "model": batch.model_id,
         "errors": _render_problems(batch.problems, batch.problem_count),
         "input_file_id": batch.input_file_id,

@@ -86,6 +86,7 @@ def render_batch(batch: Batch, counts: Counts, waiting: Waiting | None = None) -
         "job_deadline": _render_time(batch.deadline_at_ms),
         "created_at": _render_time(batch.created_at_ms),
         "endpoint": batch.endpoint,
+        "name": batch.name,
         "progress": 100.0 if finished else round(100.0 * done_share, 2),
         "model_id": batch.model_id,
         "output_file_id": batch.output_file_id,

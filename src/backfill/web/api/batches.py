@@ -10,6 +10,7 @@ from backfill.api_key import Caller
 from backfill.batch import ENDPOINTS, Batch, Dialect, Standing
 from backfill.errors import InvalidInput, NotFound
 from backfill.turns import Attempt, BatchRequest, check_endpoint
+from backfill.web.api.batch_members import BatchName, describe_members, find_name
 from backfill.web.api.bodies import JsonResponse, read_body
 from backfill.web.api.dialects import dialect_of_file, dialect_of_list, named_dialect, render_batch
 from backfill.web.api.errors import explain_validation
@@ -61,13 +62,14 @@ class CreateBatch(BaseModel):
         | None
     ) = None
     output_expires_after: _ExpiresAfter | None = None
+    name: BatchName | None = None
 
 
 @router.post("/v1/batches")
 async def create_batch(request: Request, services: ServicesOf, caller: CallerOf) -> Response:
     """Make a batch of a file that is here; its lines are judged afterwards."""
     wanted = _parse(await read_body(request, CREATE_BYTES_MAX))
-    attempt = read_attempt(request, "create", wanted.model_dump())
+    attempt = read_attempt(request, "create", describe_members(wanted))
     # First, since the file may be gone by the time that a request is sent again.
     batch = await services.turns.find_repeated(caller.owner, attempt)
     if batch is None:
@@ -82,15 +84,16 @@ async def list_batches(
     owner: Owner,
     after: str | None = None,
     limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 20,
+    name: str | None = None,
 ) -> Response:
-    """The owner's batches, newest first: a page for OpenAI's clients, a bare array of all for Together's."""
+    """The owner's batches, or those of a name, newest first: a page for OpenAI's clients, an array for Together's."""
     dialect = dialect_of_list(request)
     if dialect is Dialect.TOGETHER:
-        batches = await services.metadata.list_batches(owner, limit=WHOLE_LIST_MAX)
+        batches = await services.metadata.list_batches(owner, name=name, limit=WHOLE_LIST_MAX)
         return JsonResponse([await _render(request, services, batch, dialect) for batch in batches])
     try:
         # One more than asked for tells whether there are more.
-        found = await services.metadata.list_batches(owner, after=after, limit=limit + 1)
+        found = await services.metadata.list_batches(owner, name=name, after=after, limit=limit + 1)
     except NotFound as error:
         raise NotFound(error.message, param="after") from None
     page = [await _render(request, services, batch, dialect) for batch in found[:limit]]
@@ -167,6 +170,7 @@ async def _create(request: Request, services: Services, caller: Caller, wanted: 
                 dialect=dialect_of_file(request, file),
                 output_expires_after_s=wanted.output_expires_after.seconds if wanted.output_expires_after else None,
                 attempt=attempt,
+                name=find_name(wanted.name, wanted.metadata),
             )
         )
     except NotFound as error:

@@ -197,6 +197,7 @@ class TogetherBatch(_Answer):
     job_deadline: _Time
     created_at: _Time
     endpoint: str
+    name: Annotated[str | None, Field(description="What its owner calls it.")]
     progress: Annotated[float, Field(ge=0, le=100)]
     model_id: str | None
     output_file_id: str | None
@@ -250,6 +251,7 @@ class OpenAIBatch(_Answer):
     id: str
     object: Literal["batch"]
     endpoint: str
+    name: Annotated[str | None, Field(description="What its owner calls it.")]
     model: str | None
     errors: _Problems | None
     input_file_id: str
