@@ -23,7 +23,7 @@ from backfill.index import LineIndex
 from backfill.journal import Fold, Record, SegmentWriter, SyncGroup, begin_segment
 from backfill.media import MediaLibrary
 from backfill.plan import LineGroup, Need, Plan, plan_lines, sum_needs
-from backfill.store import AppendFile, BlobReader, GroupedCalls, LocalBlobs, content_key, index_key
+from backfill.store import BlobReader, Blobs, GroupedCalls, SegmentFile, content_key, index_key
 from backfill.turns import Turn, now_ms
 from backfill.wire import quote
 
@@ -63,6 +63,8 @@ class OpenTurn:
         self.tokens_per_line = sum(index.token_estimates) / max(1, len(index.token_estimates))
         """What a line of the file is taken to need, prompt and answer together, on average."""
         self.work_left = WorkLeft(index, {})
+        self.is_near = source.is_at_hand(0, 0)
+        """Whether each line can be read in the event loop at once."""
         self.media: TurnMedia | None = None
         """None: no line names a picture or a clip."""
         self._rejections: dict[int, tuple[int, int]] = {}
@@ -80,7 +82,7 @@ class OpenTurn:
         cls,
         turn: Turn,
         over: asyncio.Event,
-        blobs: LocalBlobs,
+        blobs: Blobs,
         fleet: Fleet,
         *,
         reuse: bool,
@@ -122,6 +124,12 @@ class OpenTurn:
             message = f"The content of file {self.turn.batch.input_file_id} was cut short while it was read."
             raise StoreCorrupt(message)
         return body
+
+    async def fetch_body(self, line: int) -> bytes:
+        """The same for the event loop, wherever the file lies."""
+        if self._source.is_at_hand(self._index.body_offsets[line], self._index.body_lengths[line]):
+            return self.read_body(line)
+        return await asyncio.to_thread(self.read_body, line)
 
     def measure_body(self, line: int) -> int:
         """How many bytes the request has."""
@@ -299,12 +307,12 @@ class OpenTurn:
 
     async def _reuse(self, line: int, twins: list[int], outcome: Record) -> list[int]:
         """Record for each twin what became of the line; gives those that ask for something else after all."""
-        request = self.read_body(line)
+        request = await self.fetch_body(line)
         others = []
         for start in range(0, len(twins), _RECORDS_AT_ONCE):
             for twin in twins[start : start + _RECORDS_AT_ONCE]:
                 # That the digests are the same is a strong hint; that the bytes are is the proof.
-                if self.read_body(twin) == request:
+                if await self.fetch_body(twin) == request:
                     self.record(twin, outcome.outcome, outcome.status, outcome.usage, 0.0, outcome.body, reused=True)
                 else:
                     others.append(twin)
@@ -349,10 +357,10 @@ class _Begun:
     plan: Plan
     needs: dict[int, Need]
     source: BlobReader
-    segment: AppendFile
+    segment: SegmentFile
 
 
-def _begin(blobs: LocalBlobs, turn: Turn, *, reuse: bool) -> _Begun:
+def _begin(blobs: Blobs, turn: Turn, *, reuse: bool) -> _Begun:
     """All that has to be read and made before a turn can send; blocks on disk."""
     batch = turn.batch
     with ExitStack() as undo:
@@ -370,7 +378,7 @@ def _begin(blobs: LocalBlobs, turn: Turn, *, reuse: bool) -> _Begun:
         return _Begun(index, fold, unsendable, plan, sum_needs(index, plan), source, segment)
 
 
-def _recover(blobs: LocalBlobs, turn: Turn) -> tuple[LineIndex, Fold]:
+def _recover(blobs: Blobs, turn: Turn) -> tuple[LineIndex, Fold]:
     """The index of the input, and what the journal says became of each line; the fold is for the caller to close."""
     batch = turn.batch
     index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))
