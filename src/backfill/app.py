@@ -23,6 +23,7 @@ from backfill.live import LiveMedia, LiveTraffic
 from backfill.media import LocalFiles, MediaLibrary
 from backfill.store import (
     ApiKeys,
+    Blobs,
     DataSize,
     FolderLock,
     LocalBlobs,
@@ -47,7 +48,7 @@ class Rooms:
 
     config: Config
     catalogue: Catalogue
-    blobs: LocalBlobs
+    blobs: Blobs
     metadata: Metadata
     keys: Keys
     quota: Quota
@@ -127,13 +128,13 @@ async def open_rooms(config: Config, *, media_folder: Path | None = None) -> Asy
         )
 
 
-async def _sweep_blobs(blobs: LocalBlobs) -> None:
+async def _sweep_blobs(blobs: Blobs) -> None:
     swept = await asyncio.to_thread(blobs.sweep)
     if swept:
         _log.info("removed half-written blobs of an earlier process", count=swept)
 
 
-async def _open_intake(config: Config, blobs: LocalBlobs, metadata: Metadata) -> Intake:
+async def _open_intake(config: Config, blobs: Blobs, metadata: Metadata) -> Intake:
     data_size = DataSize(config.data_dir, config.retention.data_size_bytes)
     if data_size.limit_bytes:
         await asyncio.to_thread(data_size.measure)

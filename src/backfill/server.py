@@ -21,7 +21,7 @@ from backfill.errors import InvalidConfig
 from backfill.intake import DATABASE, describe_data_size
 from backfill.plan import prepare
 from backfill.status import MetricsSource
-from backfill.store import UsageRecords, has_keys, probe_folder
+from backfill.store import UsageRecords, has_keys
 from backfill.telemetry import open_tracing, tracing_along
 from backfill.web import api, dashboard
 
@@ -164,11 +164,10 @@ def _is_no_cut_stream(record: logging.LogRecord) -> bool:
 
 def find_readiness(rooms: Rooms) -> "api.Readiness":
     """What must work for the server to be sent anything."""
-    folder = rooms.config.data_dir / "blobs"
     return api.Readiness(
         {
             "database": rooms.metadata.database.check,
-            "disk": lambda: asyncio.to_thread(probe_folder, folder),
+            "disk": lambda: asyncio.to_thread(rooms.blobs.probe),
             "dispatcher": rooms.dispatcher.check,
         }
     )

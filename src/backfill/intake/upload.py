@@ -17,8 +17,8 @@ from backfill.intake.scanner import LineScanner
 from backfill.journal import JournalHolds
 from backfill.store import (
     Aging,
+    Blobs,
     DataSize,
-    LocalBlobs,
     Metadata,
     confirm_facts,
     content_key,
@@ -195,7 +195,7 @@ class Intake:
 
     def __init__(
         self,
-        blobs: LocalBlobs,
+        blobs: Blobs,
         metadata: Metadata,
         limits: LimitsConfig,
         data_size: DataSize | None = None,
@@ -203,7 +203,7 @@ class Intake:
     ) -> None:
         """`data_size` says whether there is room for more; without it there always is."""
         self.blobs = blobs
-        self.data_size = data_size or DataSize(blobs.root)
+        self.data_size = data_size or DataSize(None)
         self.limits = limits
         self.inputs = Inputs(blobs, metadata, limits)
         media = media or MediaConfig()

@@ -4,16 +4,16 @@ from array import array
 
 from backfill.errors import NotFound
 from backfill.journal.segment import SegmentReader
-from backfill.store import LocalBlobs, journal_prefix
+from backfill.store import Blobs, journal_prefix
 
 __all__ = ["read_durations"]
 
 
-def read_durations(blobs: LocalBlobs, batch_id: str, lines: int) -> "array[int]":
+def read_durations(blobs: Blobs, batch_id: str, lines: int) -> "array[int]":
     """Milliseconds of the try that counted, a number a line; 0 for lines without a record. Blocks on disk."""
     durations = array("I", bytes(4 * lines))
     is_known = bytearray(lines)
-    for key in blobs.list(journal_prefix(batch_id)):
+    for key in blobs.list_segments(journal_prefix(batch_id)):
         try:
             segment = SegmentReader(blobs, key, batch_id)
         except NotFound:

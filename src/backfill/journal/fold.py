@@ -15,7 +15,7 @@ from backfill.journal.ledger import Ledger
 from backfill.journal.line_models import LineModels
 from backfill.journal.record import StoredRecord
 from backfill.journal.segment import SegmentReader
-from backfill.store import LocalBlobs, journal_prefix
+from backfill.store import Blobs, journal_prefix
 
 __all__ = ["Entry", "Fold"]
 
@@ -40,7 +40,7 @@ class Fold:
 
     def __init__(
         self,
-        blobs: LocalBlobs,
+        blobs: Blobs,
         batch_id: str,
         lines: int,
         models: LineModels | None = None,
@@ -67,7 +67,7 @@ class Fold:
 
     def refresh(self) -> None:
         """Take in every record written since the last time."""
-        for key in self._blobs.list(journal_prefix(self._batch_id)):
+        for key in self._blobs.list_segments(journal_prefix(self._batch_id)):
             number = self._number_of.get(key)
             if number is None:
                 try:

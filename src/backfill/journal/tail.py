@@ -12,7 +12,7 @@ from backfill.batch import Outcome
 from backfill.errors import NotFound
 from backfill.journal.record import StoredRecord
 from backfill.journal.segment import SegmentReader
-from backfill.store import LocalBlobs, journal_prefix
+from backfill.store import Blobs, journal_prefix
 
 __all__ = ["Finished", "Tail"]
 
@@ -30,7 +30,7 @@ class Finished(NamedTuple):
 class Tail:
     """The finished lines of one batch from behind the first `after` on. Blocks on disk: call it in a worker thread."""
 
-    def __init__(self, blobs: LocalBlobs, batch_id: str, lines: int, after: int = 0) -> None:
+    def __init__(self, blobs: Blobs, batch_id: str, lines: int, after: int = 0) -> None:
         self.to_skip = after
         """How many lines are still to be passed over."""
         self._blobs = blobs
@@ -69,7 +69,7 @@ class Tail:
 
     def _read_on(self) -> Generator[tuple[SegmentReader, StoredRecord], None, None]:
         """One pass over what was written since the last one."""
-        for key in self._blobs.list(journal_prefix(self._batch_id)):
+        for key in self._blobs.list_segments(journal_prefix(self._batch_id)):
             segment = self._segments.get(key)
             if segment is None:
                 try:

@@ -9,27 +9,18 @@ import asyncio
 
 from backfill.errors import StoreUnavailable
 from backfill.journal.record import HEADER_BYTES, Record, encode_header, encode_record
-from backfill.store import AppendFile, LocalBlobs, segment_key, sync_each
+from backfill.store import Blobs, SegmentFile, segment_key, sync_each
 
 __all__ = ["SegmentWriter", "SyncGroup", "begin_segment"]
 
-GROUP_WAIT_S = 0.2
-# As many as a quick engine answers in that time: each sync takes the interpreter's lock from the event loop twice.
-GROUP_RECORDS = 2048
 # The disk may lag so far behind the engine before feeding has to wait for it.
 UNSYNCED_RECORDS_LIMIT = 8192
 UNSYNCED_BYTES_LIMIT = 64 << 20
 
 
-def begin_segment(blobs: LocalBlobs, batch_id: str, epoch: int) -> AppendFile:
+def begin_segment(blobs: Blobs, batch_id: str, epoch: int) -> SegmentFile:
     """The file of a new segment, with its header; raises StoreUnavailable if it exists. Blocks on disk."""
-    file = blobs.append_to(segment_key(batch_id, epoch))
-    try:
-        file.write(encode_header(batch_id, epoch))
-    except StoreUnavailable:
-        file.discard()
-        raise
-    return file
+    return blobs.append_to(segment_key(batch_id, epoch), encode_header(batch_id, epoch))
 
 
 class SyncGroup:
@@ -40,10 +31,10 @@ class SyncGroup:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[AppendFile, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[SegmentFile, asyncio.Future[None]]] = []
         self._passing: asyncio.Task[None] | None = None
 
-    async def sync(self, file: AppendFile) -> None:
+    async def sync(self, file: SegmentFile) -> None:
         """Return once the disk holds what was written to the file before the call; raises StoreUnavailable."""
         loop = asyncio.get_running_loop()
         synced: asyncio.Future[None] = loop.create_future()
@@ -65,7 +56,7 @@ class SyncGroup:
                     synced.set_exception(failure)
 
 
-def _sync_together(files: list[AppendFile]) -> list[StoreUnavailable | None]:
+def _sync_together(files: list[SegmentFile]) -> list[StoreUnavailable | None]:
     """Why each file could not be synced, None where it was. Blocks on disk."""
     if len(files) > 1:
         for file in files:
@@ -73,7 +64,7 @@ def _sync_together(files: list[AppendFile]) -> list[StoreUnavailable | None]:
     return sync_each(_sync, files)
 
 
-def _sync(file: AppendFile) -> StoreUnavailable | None:
+def _sync(file: SegmentFile) -> StoreUnavailable | None:
     try:
         file.sync()
     except StoreUnavailable as error:
@@ -84,8 +75,9 @@ def _sync(file: AppendFile) -> StoreUnavailable | None:
 class SegmentWriter:
     """One holder's segment of a batch's journal. After a failed write nothing more can be appended to it."""
 
-    def __init__(self, file: AppendFile, syncs: SyncGroup | None = None) -> None:
+    def __init__(self, file: SegmentFile, syncs: SyncGroup | None = None) -> None:
         self._file = file
+        self._group_records = file.group_records
         self._syncs = syncs or SyncGroup()
         self._loop = asyncio.get_running_loop()
         self._pending: list[bytes] = []
@@ -101,7 +93,7 @@ class SegmentWriter:
         self._syncing: asyncio.Task[None] | None = None
 
     @classmethod
-    async def create(cls, blobs: LocalBlobs, batch_id: str, epoch: int) -> "SegmentWriter":
+    async def create(cls, blobs: Blobs, batch_id: str, epoch: int) -> "SegmentWriter":
         """Begin the segment of this epoch; raises StoreUnavailable if it exists."""
         return cls(await asyncio.to_thread(begin_segment, blobs, batch_id, epoch))
 
@@ -152,7 +144,7 @@ class SegmentWriter:
             self._failure = error
             self._group_full.set()
         self._note_unsynced(len(records), len(data))
-        if self._unsynced_records >= GROUP_RECORDS:
+        if self._unsynced_records >= self._group_records:
             self._group_full.set()
         if self._syncing is None or self._syncing.done():
             self._syncing = self._loop.create_task(self._commit_groups())
@@ -182,7 +174,7 @@ class SegmentWriter:
 
     async def _wait_for_group(self) -> None:
         try:
-            async with asyncio.timeout(GROUP_WAIT_S):
+            async with asyncio.timeout(self._file.group_wait_s):
                 await self._group_full.wait()
         except TimeoutError:
             pass

@@ -2,16 +2,21 @@ from .aging import Aging
 from .api_keys import ApiKeys, has_keys
 from .append_file import AppendFile
 from .batch_search import BatchFilter, BatchSearch, BatchSums
-from .blobs import BlobMark, BlobReader, BlobWriter, LocalBlobs, seal_together
+from .blobs import BlobMark, BlobReader, Blobs, BlobWriter, SegmentFile
 from .data_size import DataSize, measure_folder
 from .disk import sync_each, sync_folder, telling
 from .facts import begin_facts, confirm_facts, read_facts, withdraw_facts, write_facts
 from .folder_lock import FolderLock
 from .grouped_calls import GroupedCalls
 from .keys import (
+    CONTENT,
+    FACTS,
     FILES_PREFIX,
     JOURNALS_PREFIX,
+    PARTS,
+    PENDING_FACTS,
     QUARANTINE_PREFIX,
+    REMOVED_PREFIX,
     content_key,
     facts_key,
     file_prefix,
@@ -23,6 +28,9 @@ from .keys import (
     segment_key,
     upload_plan_key,
 )
+from .local_blobs import LocalBlobs
+from .local_reader import LocalReader
+from .local_writer import LocalWriter, seal_together
 from .metadata import Metadata
 from .named_later import FileNamedLater, is_unfinished, remove_file
 from .permissions import Closed, close_to_others, create_private, make_folder
@@ -32,9 +40,14 @@ from .reservations import UNSENT, Claim, EndedUsage, Reservations
 from .usage import BatchUsage, UsageRecords
 
 __all__ = [
+    "CONTENT",
+    "FACTS",
     "FILES_PREFIX",
     "JOURNALS_PREFIX",
+    "PARTS",
+    "PENDING_FACTS",
     "QUARANTINE_PREFIX",
+    "REMOVED_PREFIX",
     "ROOM_MIN_BYTES",
     "UNSENT",
     "Aging",
@@ -47,6 +60,7 @@ __all__ = [
     "BlobMark",
     "BlobReader",
     "BlobWriter",
+    "Blobs",
     "Claim",
     "Closed",
     "DataSize",
@@ -56,9 +70,12 @@ __all__ = [
     "FolderLock",
     "GroupedCalls",
     "LocalBlobs",
+    "LocalReader",
+    "LocalWriter",
     "Metadata",
     "QueuedBatch",
     "Reservations",
+    "SegmentFile",
     "UsageRecords",
     "begin_facts",
     "close_to_others",
