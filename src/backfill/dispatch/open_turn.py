@@ -49,6 +49,8 @@ class OpenTurn:
         self.lanes: list[Lane[OpenTurn]] = []
         self.tries: dict[int, int] = {}
         """Line -> tries lost so far, for lines that lost one."""
+        self.ended_engine: set[int] = set()
+        """Lines over which an engine ended that had nothing else to do."""
         self.twins = plan.twins
         """Line -> lines that ask for the very same and get its outcome."""
         self.over = over
