@@ -17,7 +17,15 @@ from backfill.deliver import Deliverer, WebhookSender
 from backfill.dispatch import Dispatcher, Forecaster
 from backfill.engines import Fleet
 from backfill.errors import NotFound, StoreUnavailable
-from backfill.intake import DATABASE, Intake, Retention, UploadedMedia, check_database, check_rows, sweep_files
+from backfill.intake import (
+    Intake,
+    Retention,
+    UploadedMedia,
+    check_database,
+    check_place,
+    check_rows,
+    sweep_files,
+)
 from backfill.journal import Progress
 from backfill.live import LiveMedia, LiveTraffic
 from backfill.media import LocalFiles, MediaLibrary
@@ -30,7 +38,9 @@ from backfill.store import (
     Metadata,
     Reservations,
     UsageRecords,
+    choose_driver,
     close_to_others,
+    read_place,
 )
 from backfill.turns import Turns
 
@@ -83,13 +93,12 @@ async def open_rooms(config: Config, *, media_folder: Path | None = None) -> Asy
         catalogue = await asyncio.to_thread(Catalogue.load, config.catalogue.file, config.catalogue.models)
         stack.callback(FolderLock(config.data_dir).release)
         await _close_to_others(config.data_dir)
-        await asyncio.to_thread(check_database, config.data_dir)
         blobs = LocalBlobs(config.data_dir / "blobs")
-        metadata = await Metadata.open(config.data_dir / DATABASE)
-        stack.push_async_callback(metadata.close)
+        metadata = await _open_metadata(config, stack)
         stored_keys = ApiKeys.open(metadata.database, config.data_dir)
         stack.callback(stored_keys.close)
         await check_rows(config.data_dir, blobs, metadata)
+        await check_place(config.data_dir, metadata)
         await _sweep_blobs(blobs)
         # No file is being made now: what no row names is what a crash left.
         await sweep_files(blobs, metadata)
@@ -102,7 +111,7 @@ async def open_rooms(config: Config, *, media_folder: Path | None = None) -> Asy
         quota = Quota(metadata, config.limits.enqueued_tokens, sources)
         await quota.begin()
         turns = _make_turns(config, catalogue, metadata, quota)
-        # The lock says that nobody else is here: whoever held a turn is dead.
+        # The lock says that nobody else is here: whoever held a turn from here is dead.
         await turns.reclaim()
         fleet = await stack.enter_async_context(Fleet.from_config(config, catalogue.resolve))
         dispatcher = Dispatcher(turns, blobs, fleet, config.dispatch, intake.inputs.check_content, media)
@@ -126,6 +135,14 @@ async def open_rooms(config: Config, *, media_folder: Path | None = None) -> Asy
             webhooks=WebhookSender(turns, config.webhooks),
             retention=_make_retention(config, intake, metadata, media),
         )
+
+
+async def _open_metadata(config: Config, stack: AsyncExitStack) -> Metadata:
+    driver = choose_driver(config.store, config.data_dir)
+    await asyncio.to_thread(check_database, config.data_dir, driver)
+    metadata = await Metadata.open(driver)
+    stack.push_async_callback(metadata.close)
+    return metadata
 
 
 async def _sweep_blobs(blobs: Blobs) -> None:
@@ -156,15 +173,19 @@ def _make_retention(config: Config, intake: Intake, metadata: Metadata, media: M
 
 
 def _make_turns(config: Config, catalogue: Catalogue, metadata: Metadata, quota: Quota) -> Turns:
+    # A database in the data directory knows no others.
+    place = f"{read_place(config.data_dir)}:" if metadata.database.many_writers else ""
     appraisals = [catalogue.note_prices, TokenGuess(Reservations(metadata.database)).reserve]
     announces_ends = bool(config.webhooks.url)
     return Turns(
         metadata,
         config.limits,
+        metadata.database.now_ms,
         announces_ends=announces_ends,
         appraisals=appraisals,
         add_batch=quota.add_batch,
         endpoints=config.listed_endpoints,
+        place=place,
     )
 
 

@@ -32,9 +32,10 @@ class _Share:
 class Enqueued:
     """A `BatchWatcher`. Everything but making it belongs to the thread that writes to the database."""
 
-    def __init__(self, resolve: Callable[[str], str]) -> None:
-        """`resolve`: the id of the model that has this name."""
+    def __init__(self, resolve: Callable[[str], str], *, many_writers: bool = False) -> None:
+        """`resolve`: the id of the model that has this name. `many_writers`: other processes change the rows too."""
         self._resolve = resolve
+        self._many_writers = many_writers
         self._shares: dict[str, _Share] | None = None
         self.by_model: Counter[str] = Counter()
         """Model -> tokens of all batches."""
@@ -42,13 +43,20 @@ class Enqueued:
         """Owner and model -> tokens of the owner's batches."""
 
     def load(self, connection: Connection) -> None:
-        """Read the rows, unless they are known."""
+        """Read the rows, unless they are known; of those that other processes may have changed, the new ones."""
         if self._shares is None:
             self._shares = {}
             self.by_model.clear()
             self.by_owner.clear()
             for claim in Reservations.read_claims(connection):
                 self._add(claim)
+        elif self._many_writers:
+            there = Reservations.list_claiming(connection)
+            for batch_id in self._shares.keys() - there:
+                self._remove(batch_id)
+            if unknown := there - self._shares.keys():
+                for claim in Reservations.read_claims(connection, unknown):
+                    self._add(claim)
 
     def note_added(self, batch: Batch) -> None:
         """See `BatchWatcher`."""
@@ -59,10 +67,7 @@ class Enqueued:
         """See `BatchWatcher`."""
         if self._shares is None or values.get("state", "") in UNSENT or "state" not in values:
             return
-        share = self._shares.pop(batch_id, None)
-        if share is not None:
-            for model, tokens in share.left.items():
-                self._count(share.owner, model, -tokens)
+        self._remove(batch_id)
 
     def forget(self) -> None:
         """See `BatchWatcher`."""
@@ -100,6 +105,12 @@ class Enqueued:
             self._shares[claim.batch_id] = _Share(claim.owner, claim.deadline_at_ms, left)
         for model, tokens in left.items():
             self._count(claim.owner, model, tokens)
+
+    def _remove(self, batch_id: str) -> None:
+        share = (self._shares or {}).pop(batch_id, None)
+        if share is not None:
+            for model, tokens in share.left.items():
+                self._count(share.owner, model, -tokens)
 
     def _count(self, owner: str, model: str, tokens: int) -> None:
         self.by_model[model] += tokens

@@ -4,14 +4,14 @@ import asyncio
 import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import structlog
 
 from backfill.batch import Batch, BatchProblem, Counts, Event, File, State, UsageRow, advance
 from backfill.config import LimitsConfig
-from backfill.errors import Conflict, NotFound, StoreUnavailable, TurnLost
+from backfill.errors import Conflict, NotFound, TurnLost
 from backfill.index import Survey
 from backfill.store import Metadata
 from backfill.turns.admission import PROBLEMS_SHOWN, check_endpoint, judge
@@ -19,6 +19,7 @@ from backfill.turns.bell import Bell
 from backfill.turns.choice import Choice
 from backfill.turns.creation import AddBatch, Appraise, Attempt, BatchRequest, Creation
 from backfill.turns.setbacks import Setbacks
+from backfill.turns.taking import Taking, Turn
 
 __all__ = ["Turn", "Turns", "now_ms"]
 
@@ -39,13 +40,6 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-class Turn(NamedTuple):
-    """A lease on the unfinished lines of one batch. The epoch grows with every turn and fences old holders out."""
-
-    batch: Batch
-    epoch: int
-
-
 class Turns:
     """The life of batches, on top of their rows."""
 
@@ -60,10 +54,12 @@ class Turns:
         appraisals: Sequence[Appraise] = (),
         add_batch: AddBatch | None = None,
         endpoints: Collection[str] = (),
+        place: str = "",
     ) -> None:
         """`appraisals` look at each new batch before its row is written, which `add_batch` does.
 
-        `endpoints` are those that there may be batches for beside the known ones.
+        `endpoints` are those that there may be batches for beside the known ones. `place` is what the holders of turns
+        of one data directory have in common, of which one process at a time works.
         """
         self._metadata = metadata
         self._clock_ms = clock_ms
@@ -71,12 +67,12 @@ class Turns:
         self._lease_ms = lease_ms
         self.setbacks = Setbacks()
         """What failed of late, for whoever works on batches in this process."""
-        self._holder = str(uuid.uuid4())
+        self._place = place
+        self._holder = place + str(uuid.uuid4())
         self._bells: list[Bell] = []
         self._watchers: list[Callable[[str], None]] = []
         self._pause_watchers: list[Callable[[str], None]] = []
-        self._last_owner = ""
-        self._deadlines_first = True
+        self._taking = Taking(metadata, self._holder, lease_ms)
         self._creation = Creation(metadata, limits, clock_ms, self._ring, appraisals, add_batch)
         self._endpoints = endpoints
 
@@ -156,11 +152,11 @@ class Turns:
         await asyncio.gather(*(self._try_move(batch, Event.EXPIRE, closing_at_ms=now) for batch in due))
 
     async def reclaim(self) -> None:
-        """Free every turn at once instead of waiting for leases to run out.
+        """Free every turn of this place at once instead of waiting for leases to run out.
 
         Only for a process that alone holds the data directory: whoever held a turn before is dead.
         """
-        await self._metadata.free_all_turns()
+        await self._metadata.free_turns(self._place)
 
     async def take(
         self,
@@ -180,22 +176,9 @@ class Turns:
         if room <= 0:
             return []
         now = self._clock_ms()
-        being_done = [turn.batch for turn in open_turns]
-        choice = Choice(being_done, room, now, lines_per_s, besides=[turn.batch.id for turn in landing])
-        due_first, in_round = await self._metadata.find_next(
-            State.IN_PROGRESS, free_at_ms=now, after=self._last_owner, owners=choice.owners_to_see, most=room
-        )
-        free = choice.choose(due_first, in_round, deadlines_first=self._deadlines_first)
-        self._last_owner = choice.last_owner or self._last_owner
-        self._deadlines_first = not self._deadlines_first
-        until_ms = now + self._lease_ms
-        leased = await asyncio.gather(*(self._lease(batch, until_ms) for batch in free), return_exceptions=True)
-        taken = [turn for turn in leased if isinstance(turn, Turn)]
-        for failure in leased:
-            # With those that are taken nobody else would begin.
-            if isinstance(failure, BaseException) and not (taken and isinstance(failure, StoreUnavailable)):
-                raise failure
-        return taken
+
+        being_done, besides = [turn.batch for turn in open_turns], [turn.batch.id for turn in landing]
+        return await self._taking.take(room, now, lambda: Choice(being_done, room, now, lines_per_s, besides=besides))
 
     async def renew(self, turns: Collection[Turn]) -> None:
         """Push the end of these leases. A lease on which nobody works must run out, or its batch waits for ever."""
@@ -341,13 +324,6 @@ class Turns:
             await self._metadata.change_batch(batch.id, state=batch.state, values=values)
         else:
             await self._try_move(batch, Event.ADMIT, started_at_ms=self._clock_ms())
-
-    async def _lease(self, batch: Batch, until_ms: int) -> Turn | None:
-        """A turn on the batch; None if somebody else was first."""
-        lease = {"holder": self._holder, "lease_until_ms": until_ms, "epoch": (epoch := batch.epoch + 1)}
-        if not await self._metadata.change_batch(batch.id, state=batch.state, epoch=batch.epoch, values=lease):
-            return None
-        return Turn(msgspec.structs.replace(batch, epoch=epoch), epoch)
 
     async def _move_once(
         self, batch_id: str, owner: str, event: Event, moved: frozenset[State], **values: Any
