@@ -2,7 +2,7 @@
 
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from backfill.config.sections import Section
 
@@ -31,6 +31,14 @@ class StoreConfig(Section):
     """Whether the endpoint may be http, on which everybody between can read."""
     s3_cache_bytes: int = Field(2 * 1024**3, ge=0)
     """How much of what batches read is kept on the local disk meanwhile."""
+
+    @model_validator(mode="after")
+    def _check_endpoint(self) -> "StoreConfig":
+        if self.s3_endpoint and _split(self.s3_endpoint) is None:
+            raise ValueError("s3_endpoint must be a URL")
+        if self.s3_endpoint.startswith("http://") and not self.s3_allow_http:
+            raise ValueError("an s3_endpoint that is http needs s3_allow_http")
+        return self
 
     # What is wrong is never told by the value itself: there may be a password in it.
 
