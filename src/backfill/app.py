@@ -34,12 +34,12 @@ from backfill.store import (
     Blobs,
     DataSize,
     FolderLock,
-    LocalBlobs,
     Metadata,
     Reservations,
     UsageRecords,
     choose_driver,
     close_to_others,
+    open_blobs,
     read_place,
 )
 from backfill.turns import Turns
@@ -93,8 +93,9 @@ async def open_rooms(config: Config, *, media_folder: Path | None = None) -> Asy
         catalogue = await asyncio.to_thread(Catalogue.load, config.catalogue.file, config.catalogue.models)
         stack.callback(FolderLock(config.data_dir).release)
         await _close_to_others(config.data_dir)
-        blobs = LocalBlobs(config.data_dir / "blobs")
-        metadata = await _open_metadata(config, stack)
+        blobs = await asyncio.to_thread(open_blobs, config.store, config.data_dir)
+        stack.callback(blobs.close)
+        metadata = await _open_metadata(config, stack, blobs)
         stored_keys = ApiKeys.open(metadata.database, config.data_dir)
         stack.callback(stored_keys.close)
         await check_rows(config.data_dir, blobs, metadata)
@@ -137,9 +138,9 @@ async def open_rooms(config: Config, *, media_folder: Path | None = None) -> Asy
         )
 
 
-async def _open_metadata(config: Config, stack: AsyncExitStack) -> Metadata:
+async def _open_metadata(config: Config, stack: AsyncExitStack, blobs: Blobs) -> Metadata:
     driver = choose_driver(config.store, config.data_dir)
-    await asyncio.to_thread(check_database, config.data_dir, driver)
+    await asyncio.to_thread(check_database, config.data_dir, driver, blobs)
     metadata = await Metadata.open(driver)
     stack.push_async_callback(metadata.close)
     return metadata
@@ -152,7 +153,8 @@ async def _sweep_blobs(blobs: Blobs) -> None:
 
 
 async def _open_intake(config: Config, blobs: Blobs, metadata: Metadata) -> Intake:
-    data_size = DataSize(config.data_dir, config.retention.data_size_bytes)
+    far = None if blobs.is_near else functools.partial(blobs.measure, "")
+    data_size = DataSize(config.data_dir, config.retention.data_size_bytes, far)
     if data_size.limit_bytes:
         await asyncio.to_thread(data_size.measure)
     return Intake(blobs, metadata, config.limits, data_size, config.media)
