@@ -50,6 +50,8 @@ class _Work:
     """Set while its lines are fed."""
     is_landing: bool = False
     """The batch is paused: no line is sent any more, and what is in flight has all the time that it takes."""
+    is_fenced: bool = True
+    """What whoever had the turn before may still write does not count."""
     is_done: bool = False
     """Nothing is done for it any more but to give it back: should that fail, its lease must run out."""
 
@@ -197,7 +199,7 @@ class Dispatcher:
         self._paused_of_late.clear()
         room = _OPEN_TURNS - len(open_turns)
         for turn in await self._turns.take(room, open_turns, landing, lines_per_s=lines_per_s):
-            work = _Work(turn, asyncio.Event())
+            work = _Work(turn, asyncio.Event(), is_fenced=not turn.is_takeover)
             if turn.batch.id in self._paused_of_late:
                 self._let_land(work)
             self._open[turn.batch.id] = work
@@ -264,6 +266,7 @@ class Dispatcher:
                 openings=self._openings,
                 library=self._media,
             )
+            work.is_fenced = True
             drained = await self._feed_from(work, opened)
             failure = opened.failure
             if opened.has_moved:
@@ -274,7 +277,7 @@ class Dispatcher:
                 await self._remove_fetched(opened)
         except InputLost as error:
             work.opened, work.is_done = None, True
-            await self._end(turn, error)
+            await self._end(work, error)
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this batch's alone
             drained = False
@@ -284,7 +287,7 @@ class Dispatcher:
             # Our keeping the turn keeps the batch from being taken at once: a full disk does not empty in a second.
             await self._pause(self._note_failure(turn, failure, "batch stopped for now"))
         work.is_done = True
-        await self._give_back(turn, drained=drained)
+        await self._give_back(work, drained=drained)
 
     async def _remove_fetched(self, opened: OpenTurn) -> None:
         """Nothing is sent of it any more; what cannot go now goes later (`intake.Retention`)."""
@@ -292,16 +295,17 @@ class Dispatcher:
             with suppress(StoreUnavailable):
                 await self._media.remove(opened.turn.batch.id)
 
-    async def _end(self, turn: Turn, error: InputLost) -> None:
+    async def _end(self, work: _Work, error: InputLost) -> None:
         """The batch can never be completed: end it, with what it has and the reason."""
+        turn = work.turn
         problem = BatchProblem(error.code, error.message, param=error.param)
         try:
-            if await self._turns.fail(turn.batch, problem, epoch=turn.epoch):
+            if await self._turns.fail(turn.batch, problem, epoch=turn.epoch, is_fenced=work.is_fenced):
                 _log.error("batch failed", batch=turn.batch.id, reason=error.message)
                 return
         except Exception as unavailable:  # noqa: BLE001 - whatever it is, the next turn finds the same
             await self._pause(self._note_failure(turn, unavailable, "batch cannot be failed yet"))
-        await self._give_back(turn, drained=False)
+        await self._give_back(work, drained=False)
 
     def _note_failure(self, turn: Turn, error: Exception, event: str) -> float:
         return self._turns.setbacks.note(turn.batch.id, error, event, batch=turn.batch.id)
@@ -326,12 +330,13 @@ class Dispatcher:
             drained = await opened.close()
         return drained
 
-    async def _give_back(self, turn: Turn, *, drained: bool) -> None:
+    async def _give_back(self, work: _Work, *, drained: bool) -> None:
         """Until it is written; at a stop one try must do, since the next start frees all turns."""
+        turn = work.turn
         while True:
             is_last = self._stopped.is_set()
             try:
-                await self._turns.give_back(turn, drained=drained)
+                await self._turns.give_back(turn, drained=drained, is_fenced=work.is_fenced)
             except TurnLost as error:
                 _log.warning("turn lost", batch=turn.batch.id, reason=error.message)
                 self._turns.setbacks.forget(turn.batch.id)

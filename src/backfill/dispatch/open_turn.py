@@ -97,7 +97,8 @@ class OpenTurn:
         is_small = turn.batch.counts.total <= _SMALL_LINES
         begun = await (openings.run(begin) if openings is not None and is_small else asyncio.to_thread(begin))
         try:
-            opened = cls(turn, over, begun.index, begun.source, SegmentWriter(begun.segment, syncs), begun.plan)
+            writer = SegmentWriter(begun.segment, syncs, stays=turn.is_takeover)
+            opened = cls(turn, over, begun.index, begun.source, writer, begun.plan)
             opened.work_left = WorkLeft(begun.index, begun.needs)
             if library is not None:
                 opened.media = TurnMedia.open(begun.index.shapes, library, turn.batch.id, turn.batch.owner)
@@ -365,9 +366,17 @@ def _begin(blobs: LocalBlobs, turn: Turn, *, reuse: bool) -> _Begun:
                 outcomes[line] = Outcome.REFUSED
         plan = plan_lines(index, outcomes, reuse=reuse)
         source = undo.enter_context(blobs.open(content_key(batch.input_file_id)))
-        segment = begin_segment(blobs, batch.id, turn.epoch)
+        segment = _begin_segment(blobs, turn, fold)
         undo.pop_all()
         return _Begun(index, fold, unsendable, plan, sum_needs(index, plan), source, segment)
+
+
+def _begin_segment(blobs: LocalBlobs, turn: Turn, fold: Fold) -> AppendFile:
+    """This turn's own, whose header says how far the others count."""
+    if max(fold.fences, default=0) >= turn.epoch:
+        # The turn was lost while it was opened, or the row is an older copy.
+        raise StoreUnavailable(f"The journal of batch {turn.batch.id} has a segment of a later turn.")
+    return begin_segment(blobs, turn.batch.id, turn.epoch, fold.fences, durably=turn.is_takeover)
 
 
 def _recover(blobs: LocalBlobs, turn: Turn) -> tuple[LineIndex, Fold]:

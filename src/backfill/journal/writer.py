@@ -6,9 +6,10 @@ A line is done from then on.
 """
 
 import asyncio
+from collections.abc import Mapping
 
 from backfill.errors import StoreUnavailable
-from backfill.journal.record import HEADER_BYTES, Record, encode_header, encode_record
+from backfill.journal.record import Record, encode_header, encode_record
 from backfill.store import AppendFile, LocalBlobs, segment_key, sync_each
 
 __all__ = ["SegmentWriter", "SyncGroup", "begin_segment"]
@@ -21,11 +22,19 @@ UNSYNCED_RECORDS_LIMIT = 8192
 UNSYNCED_BYTES_LIMIT = 64 << 20
 
 
-def begin_segment(blobs: LocalBlobs, batch_id: str, epoch: int) -> AppendFile:
-    """The file of a new segment, with its header; raises StoreUnavailable if it exists. Blocks on disk."""
+def begin_segment(
+    blobs: LocalBlobs, batch_id: str, epoch: int, fences: Mapping[int, int] | None = None, *, durably: bool = False
+) -> AppendFile:
+    """The file of a new segment, with its header; raises StoreUnavailable if it exists. Blocks on disk.
+
+    `fences`: how many bytes of each older segment count, as `Fold.fences` gives them; None: all, as nobody writes any
+    more to one. `durably`: on disk when this returns.
+    """
     file = blobs.append_to(segment_key(batch_id, epoch))
     try:
-        file.write(encode_header(batch_id, epoch))
+        file.write(encode_header(batch_id, epoch, fences))
+        if durably:
+            file.sync()
     except StoreUnavailable:
         file.discard()
         raise
@@ -84,8 +93,11 @@ def _sync(file: AppendFile) -> StoreUnavailable | None:
 class SegmentWriter:
     """One holder's segment of a batch's journal. After a failed write nothing more can be appended to it."""
 
-    def __init__(self, file: AppendFile, syncs: SyncGroup | None = None) -> None:
+    def __init__(self, file: AppendFile, syncs: SyncGroup | None = None, *, stays: bool = False) -> None:
+        """`file` has its header; with `stays` it is kept though no record comes to stand in it."""
         self._file = file
+        self._header_bytes = file.size_bytes
+        self._stays = stays
         self._syncs = syncs or SyncGroup()
         self._loop = asyncio.get_running_loop()
         self._pending: list[bytes] = []
@@ -136,7 +148,7 @@ class SegmentWriter:
         if self._syncing is not None:
             await self._syncing
         # Readers keep each segment open: while a disk is full, turn after turn would leave them another empty one.
-        if self._file.size_bytes <= HEADER_BYTES:
+        if self._file.size_bytes <= self._header_bytes and not self._stays:
             await asyncio.to_thread(self._file.discard)
         self._file.close()
 

@@ -44,6 +44,8 @@ class Turn(NamedTuple):
 
     batch: Batch
     epoch: int
+    is_takeover: bool = False
+    """Whoever had the turn before has not given it back: he may write on, until a new segment fences him out."""
 
 
 class Turns:
@@ -211,17 +213,28 @@ class Turns:
         """The ids of those batches that are PAUSED and still leased by these turns: what is in flight may land."""
         return await self._find_held(turns, State.PAUSED)
 
-    async def give_back(self, turn: Turn, *, drained: bool) -> None:
+    async def give_back(self, turn: Turn, *, drained: bool, is_fenced: bool = True) -> None:
         """End a turn. `drained`: every line has its record on disk, so the answers can be gathered.
+
+        `is_fenced`: nobody writes to the journal any more, or what he writes does not count.
 
         Raises:
             TurnLost: another holder took the batch meanwhile.
 
         """
+<<<<<<< HEAD
         free: dict[str, Any] = {"holder": None}
         for state in _HELD if drained else ():
             gather = {"state": advance(state, Event.DRAIN), "closing_at_ms": self._clock_ms()}
             if await self._metadata.change_batch(turn.batch.id, state=state, epoch=turn.epoch, values=free | gather):
+=======
+        free = _let_go(is_fenced=is_fenced)
+        if drained:
+            gather = {"state": advance(State.IN_PROGRESS, Event.DRAIN), "closing_at_ms": self._clock_ms()}
+            if await self._metadata.change_batch(
+                turn.batch.id, state=State.IN_PROGRESS, epoch=turn.epoch, values=free | gather
+            ):
+>>>>>>> 0962c26 (A segment says how far the older ones count, so that a holder who lost his turn changes nothing)
                 self._ring()
                 return
         if not await self._metadata.change_batch(turn.batch.id, epoch=turn.epoch, values=free):
@@ -251,6 +264,7 @@ class Turns:
             "output_file_id": output.id if output else None,
             "error_file_id": error.id if error else None,
             "usage": usage,
+            "holder": None,
         } | self._end()
         files = [file for file in (output, error) if file is not None]
         if not await self._metadata.change_batch(batch.id, state=batch.state, values=values, new_files=files):
@@ -258,11 +272,15 @@ class Turns:
         self._note_end(batch, state, counts)
         return True
 
-    async def fail(self, batch: Batch, problem: BatchProblem, *, epoch: int | None = None) -> bool:
+    async def fail(
+        self, batch: Batch, problem: BatchProblem, *, epoch: int | None = None, is_fenced: bool = True
+    ) -> bool:
         """Send nothing more of a batch that can never be completed; what finished is gathered. In one write.
 
-        With `epoch`: only for the holder of that turn. False if somebody else has moved the batch first.
+        With `epoch`: only for the holder of that turn; `is_fenced` as for `give_back`. False if somebody else has moved
+        the batch first.
         """
+<<<<<<< HEAD
         values = {"problems": (problem,), "problem_count": 1, "closing_at_ms": self._clock_ms(), "holder": None}
         # Since the turn was taken the batch may have been paused, or resumed.
         for state in (batch.state,) if epoch is None else _HELD:
@@ -271,6 +289,18 @@ class Turns:
                 self._ring()
                 return True
         return False
+=======
+        values = {
+            "state": advance(batch.state, Event.FAIL),
+            "problems": (problem,),
+            "problem_count": 1,
+            "closing_at_ms": self._clock_ms(),
+        } | _let_go(is_fenced=is_fenced)
+        if not await self._metadata.change_batch(batch.id, state=batch.state, epoch=epoch, values=values):
+            return False
+        self._ring()
+        return True
+>>>>>>> 0962c26 (A segment says how far the older ones count, so that a holder who lost his turn changes nothing)
 
     async def find_unannounced(self, limit: int) -> list[Batch]:
         """Batches that have ended and of whose end the outside is to be told now."""
@@ -347,7 +377,8 @@ class Turns:
         lease = {"holder": self._holder, "lease_until_ms": until_ms, "epoch": (epoch := batch.epoch + 1)}
         if not await self._metadata.change_batch(batch.id, state=batch.state, epoch=batch.epoch, values=lease):
             return None
-        return Turn(msgspec.structs.replace(batch, epoch=epoch), epoch)
+        leased = msgspec.structs.replace(batch, epoch=epoch, holder=self._holder)
+        return Turn(leased, epoch, is_takeover=batch.holder is not None)
 
     async def _move_once(
         self, batch_id: str, owner: str, event: Event, moved: frozenset[State], **values: Any
@@ -384,3 +415,8 @@ class Turns:
     def _ring(self) -> None:
         for bell in self._bells:
             bell.ring()
+
+
+def _let_go(*, is_fenced: bool) -> dict[str, Any]:
+    """Free the batch at once; the name of its holder stays where one before him may still write."""
+    return {"holder": None} if is_fenced else {"lease_until_ms": 0}
