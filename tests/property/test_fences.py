@@ -1,12 +1,12 @@
 """Whoever loses his turn and writes on: no line is given out twice or passed over, and no two orders are ever seen.
 
-Holders take turns at any moment, as if each lease had run out, and go on in steps as if frozen in between: they fold the
-journal, begin a segment, append, close it, give the turn back. Readers look, ask the row and read in steps too.
+Holders take turns at any moment, as if each lease had run out, and go on in steps as if frozen in between: they fold
+the journal, begin a segment, append, close it, give the turn back. Readers look, ask the row and read in steps too.
 """
 
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from hypothesis import settings
@@ -33,7 +33,8 @@ class Holder:
     segment: AppendFile | None = None
     header_bytes: int = 0
     is_closed: bool = False
-    recorded: list[int] = field(default_factory=list)
+    """It writes no more."""
+    has_ended: bool = False
 
 
 @dataclass
@@ -128,16 +129,18 @@ class Journal(RuleBasedStateMachine):
     @rule(place=PLACES)
     def give_back(self, place: int) -> None:
         holder = self.find(place)
+        if holder.has_ended or (holder.segment is None and holder.fences is None):
+            return
+        holder.has_ended = True
         is_fenced = holder.segment is not None or not holder.is_takeover
         if holder.segment is not None:
             holder.is_closed = True
             if holder.segment.size_bytes <= holder.header_bytes and not holder.is_takeover:
                 holder.segment.discard()
             holder.segment.close()
-        elif holder.fences is not None:
-            # Cut off between its fold and its segment: it gives back what it has not begun.
-            holder.is_closed = True
-        if holder.epoch == self.epoch and is_fenced and (holder.segment is not None or holder.is_closed):
+        # Without one it was cut off between its fold and its segment, and gives back what it has not begun.
+        holder.is_closed = True
+        if holder.epoch == self.epoch and is_fenced:
             self.holder = None
 
     @rule(after=st.integers(0, LINES))

@@ -3,6 +3,7 @@
 Nothing of it is stored. It is read from the rows at the start, follows each write in the write's own transaction, and
 is forgotten and read again when a transaction comes to nothing; so it is what a fold of the rows would give, at the
 price of one batch and not of all that wait. How far batches are it is told from time to time, by their journals.
+Where other processes write rows too it is read anew each time, and only what it was told is kept.
 """
 
 from collections import Counter
@@ -32,9 +33,11 @@ class _Share:
 class Enqueued:
     """A `BatchWatcher`. Everything but making it belongs to the thread that writes to the database."""
 
-    def __init__(self, resolve: Callable[[str], str]) -> None:
-        """`resolve`: the id of the model that has this name."""
+    def __init__(self, resolve: Callable[[str], str], *, is_shared: bool = False) -> None:
+        """`resolve`: the id of the model that has this name; `is_shared`: other processes change rows too."""
         self._resolve = resolve
+        self._is_shared = is_shared
+        self._told: Mapping[str, Mapping[str, int]] = {}
         self._shares: dict[str, _Share] | None = None
         self.by_model: Counter[str] = Counter()
         """Model -> tokens of all batches."""
@@ -43,12 +46,15 @@ class Enqueued:
 
     def load(self, connection: Connection) -> None:
         """Read the rows, unless they are known."""
+        if self._is_shared:
+            self._shares = None
         if self._shares is None:
             self._shares = {}
             self.by_model.clear()
             self.by_owner.clear()
             for claim in Reservations.read_claims(connection):
                 self._add(claim)
+            self._take_in(self._told)
 
     def note_added(self, batch: Batch) -> None:
         """See `BatchWatcher`."""
@@ -70,6 +76,11 @@ class Enqueued:
 
     def note_progress(self, lefts: Mapping[str, Mapping[str, int]]) -> None:
         """Take in what batches still need of each model by their journals; it never grows."""
+        if self._is_shared:
+            self._told = lefts
+        self._take_in(lefts)
+
+    def _take_in(self, lefts: Mapping[str, Mapping[str, int]]) -> None:
         for batch_id, left in lefts.items():
             share = (self._shares or {}).get(batch_id)
             if share is None:

@@ -29,7 +29,8 @@ from backfill.wire.waiting import explain_pause
 __all__ = ["Dispatcher"]
 
 _TICK_S = 1.0
-_RENEWAL_S = 10.0
+# So often in the time that a lease holds.
+_RENEWALS_A_LEASE = 3
 # Each look may wait for a database that is locked, several times.
 _SILENCE_MAX_S = 60.0
 # An open turn holds an index and a segment; more than this many batches side by side would only share the replicas. A
@@ -105,6 +106,11 @@ class Dispatcher:
     def replica_statuses(self) -> tuple[ReplicaStatus, ...]:
         """Every replica, in the order of the configuration."""
         return tuple(feeder.status for feeder in self._feeders.values())
+
+    @property
+    def open_batches(self) -> tuple[str, ...]:
+        """The ids of the batches that are worked on."""
+        return tuple(self._open)
 
     @property
     def paces(self) -> dict[str, Pace]:
@@ -189,7 +195,7 @@ class Dispatcher:
 
     async def _renew(self) -> None:
         now_s = asyncio.get_running_loop().time()
-        if now_s - self._renewed_at_s >= _RENEWAL_S:
+        if now_s - self._renewed_at_s >= self._turns.lease_s / _RENEWALS_A_LEASE:
             await self._turns.renew([work.turn for work in self._open.values() if not work.is_done])
             self._renewed_at_s = now_s
 

@@ -366,17 +366,9 @@ def _begin(blobs: LocalBlobs, turn: Turn, *, reuse: bool) -> _Begun:
                 outcomes[line] = Outcome.REFUSED
         plan = plan_lines(index, outcomes, reuse=reuse)
         source = undo.enter_context(blobs.open(content_key(batch.input_file_id)))
-        segment = _begin_segment(blobs, turn, fold)
+        segment = begin_segment(blobs, batch.id, turn.epoch, fold.fences, durably=turn.is_takeover)
         undo.pop_all()
         return _Begun(index, fold, unsendable, plan, sum_needs(index, plan), source, segment)
-
-
-def _begin_segment(blobs: LocalBlobs, turn: Turn, fold: Fold) -> AppendFile:
-    """This turn's own, whose header says how far the others count."""
-    if max(fold.fences, default=0) >= turn.epoch:
-        # The turn was lost while it was opened, or the row is an older copy.
-        raise StoreUnavailable(f"The journal of batch {turn.batch.id} has a segment of a later turn.")
-    return begin_segment(blobs, turn.batch.id, turn.epoch, fold.fences, durably=turn.is_takeover)
 
 
 def _recover(blobs: LocalBlobs, turn: Turn) -> tuple[LineIndex, Fold]:

@@ -1,7 +1,8 @@
 """Reading a journal: which lines are done, where their answers lie, and what it all adds up to.
 
 A fold may be refreshed while segments still grow; it reads only what came since. Segments are read in the order of
-their epochs, as far as they count (`chain`), and the first record of a line counts. Nothing on disk is ever changed by reading: a torn tail stays where it is and is not looked past.
+their epochs, as far as they count (`chain`), and the first record of a line counts. Nothing on disk is ever changed by
+reading: a torn tail stays where it is and is not looked past.
 """
 
 from array import array
@@ -13,7 +14,7 @@ from backfill.journal.chain import Chain
 from backfill.journal.ledger import Ledger
 from backfill.journal.line_models import LineModels
 from backfill.journal.record import StoredRecord
-from backfill.journal.segment import SegmentReader
+from backfill.journal.segment import SegmentReader  # noqa: TC001 - of what is kept here
 from backfill.store import LocalBlobs
 
 __all__ = ["Entry", "Fold"]

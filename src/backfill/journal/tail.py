@@ -35,7 +35,9 @@ class Finished(NamedTuple):
 class Tail:
     """The finished lines of one batch from behind the first `after` on. Blocks on disk: call it in a worker thread."""
 
-    def __init__(self, blobs: LocalBlobs, batch_id: str, lines: int, after: int = 0, *, is_shared: bool = False) -> None:
+    def __init__(
+        self, blobs: LocalBlobs, batch_id: str, lines: int, after: int = 0, *, is_shared: bool = False
+    ) -> None:
         """`is_shared`: other processes may take turns on the batch, so that `look` goes before what is read."""
         self.to_skip = after
         """How many lines are still to be passed over."""

@@ -9,10 +9,11 @@ import asyncio
 from collections.abc import Mapping
 
 from backfill.errors import StoreUnavailable
+from backfill.journal.fold import Fold
 from backfill.journal.record import Record, encode_header, encode_record
 from backfill.store import AppendFile, LocalBlobs, segment_key, sync_each
 
-__all__ = ["SegmentWriter", "SyncGroup", "begin_segment"]
+__all__ = ["SegmentWriter", "SyncGroup", "begin_segment", "fence"]
 
 GROUP_WAIT_S = 0.2
 # As many as a quick engine answers in that time: each sync takes the interpreter's lock from the event loop twice.
@@ -30,6 +31,9 @@ def begin_segment(
     `fences`: how many bytes of each older segment count, as `Fold.fences` gives them; None: all, as nobody writes any
     more to one. `durably`: on disk when this returns.
     """
+    if max(fences or (), default=0) >= epoch:
+        # The turn was lost while it was opened, or the row is an older copy.
+        raise StoreUnavailable(f"The journal of batch {batch_id} has a segment of a later turn.")
     file = blobs.append_to(segment_key(batch_id, epoch))
     try:
         file.write(encode_header(batch_id, epoch, fences))
@@ -39,6 +43,19 @@ def begin_segment(
         file.discard()
         raise
     return file
+
+
+def fence(blobs: LocalBlobs, batch_id: str, lines: int, epoch: int) -> None:
+    """Begin a segment in which nothing will stand: what others write from now on does not count.
+
+    As `begin_segment`: it blocks on disk, where it is when this returns.
+    """
+    fold = Fold(blobs, batch_id, lines)
+    try:
+        fold.refresh()
+        begin_segment(blobs, batch_id, epoch, fold.fences, durably=True).close()
+    finally:
+        fold.close()
 
 
 class SyncGroup:

@@ -3,6 +3,7 @@ from .api_keys import ApiKeys, has_keys
 from .append_file import AppendFile
 from .batch_search import BatchFilter, BatchSearch, BatchSums
 from .blobs import BlobMark, BlobReader, BlobWriter, LocalBlobs, seal_together
+from .change_mark import ChangeMark
 from .data_size import DataSize, measure_folder
 from .disk import sync_each, sync_folder, telling
 from .facts import begin_facts, confirm_facts, read_facts, withdraw_facts, write_facts
@@ -24,6 +25,7 @@ from .keys import (
     segment_key,
     upload_plan_key,
 )
+from .leases import Leases
 from .metadata import Metadata
 from .named_later import FileNamedLater, is_unfinished, remove_file
 from .permissions import Closed, close_to_others, create_private, make_folder
@@ -31,6 +33,7 @@ from .probe import ROOM_MIN_BYTES, probe_folder
 from .queue import EndedBatch, QueuedBatch, read_ended, read_queue
 from .reservations import UNSENT, Claim, EndedUsage, Reservations
 from .usage import BatchUsage, UsageRecords
+from .workers import Workers
 
 __all__ = [
     "FILES_PREFIX",
@@ -48,6 +51,7 @@ __all__ = [
     "BlobMark",
     "BlobReader",
     "BlobWriter",
+    "ChangeMark",
     "Claim",
     "Closed",
     "DataSize",
@@ -56,11 +60,13 @@ __all__ = [
     "FileNamedLater",
     "FolderLock",
     "GroupedCalls",
+    "Leases",
     "LocalBlobs",
     "Metadata",
     "QueuedBatch",
     "Reservations",
     "UsageRecords",
+    "Workers",
     "begin_facts",
     "close_to_others",
     "confirm_facts",

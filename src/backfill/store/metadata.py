@@ -19,7 +19,7 @@ from backfill.store.permissions import create_private
 from backfill.store.reservations import BatchWatcher
 from backfill.store.revision import bring_up_to_date, check_revision
 from backfill.store.rows import encode_values, to_batch, to_file, to_values
-from backfill.store.schema import batches, files, secrets
+from backfill.store.schema import batches, files, leases, secrets, workers
 from backfill.store.turn_order import find_in_round
 from backfill.store.twins import seek_twin
 
@@ -336,9 +336,18 @@ class Metadata:
         return await self._database.write(make)
 
     async def free_all_turns(self) -> None:
-        """Forget every lease. Only for a process that alone holds the data directory."""
-        query = update(batches).where(batches.c.holder.is_not(None)).values(holder=None)
-        await self._database.write(lambda connection: connection.execute(query))
+        """Forget every lease and every worker. Only for a process that alone holds the data directory."""
+        changes = (
+            update(batches).where(batches.c.holder.is_not(None)).values(holder=None),
+            leases.delete(),
+            workers.delete(),
+        )
+
+        def free(connection: Connection) -> None:
+            for change in changes:
+                connection.execute(change)
+
+        await self._database.write(free)
 
     async def renew_turns(self, holder: str, batch_ids: Collection[str], lease_until_ms: int) -> None:
         """Push the end of those leases of one holder."""

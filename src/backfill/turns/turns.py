@@ -18,6 +18,8 @@ from backfill.turns.admission import PROBLEMS_SHOWN, check_endpoint, judge
 from backfill.turns.bell import Bell
 from backfill.turns.choice import Choice
 from backfill.turns.creation import AddBatch, Appraise, Attempt, BatchRequest, Creation
+from backfill.turns.duties import ADMISSION, Duties
+from backfill.turns.neighbours import Company
 from backfill.turns.setbacks import Setbacks
 
 __all__ = ["Turn", "Turns", "now_ms"]
@@ -62,10 +64,12 @@ class Turns:
         appraisals: Sequence[Appraise] = (),
         add_batch: AddBatch | None = None,
         endpoints: Collection[str] = (),
+        company: Company | None = None,
     ) -> None:
         """`appraisals` look at each new batch before its row is written, which `add_batch` does.
 
-        `endpoints` are those that there may be batches for beside the known ones.
+        `endpoints` are those that there may be batches for beside the known ones. `company`: the other processes on
+        the data directory; None: there are none.
         """
         self._metadata = metadata
         self._clock_ms = clock_ms
@@ -73,7 +77,11 @@ class Turns:
         self._lease_ms = lease_ms
         self.setbacks = Setbacks()
         """What failed of late, for whoever works on batches in this process."""
-        self._holder = str(uuid.uuid4())
+        company = company or Company(Duties(), None, str(uuid.uuid4()))
+        self.duties = company.duties
+        """What this process does of that which one does at a time."""
+        self._neighbours = company.neighbours
+        self._holder = company.holder
         self._bells: list[Bell] = []
         self._watchers: list[Callable[[str], None]] = []
         self._pause_watchers: list[Callable[[str], None]] = []
@@ -81,6 +89,11 @@ class Turns:
         self._deadlines_first = True
         self._creation = Creation(metadata, limits, clock_ms, self._ring, appraisals, add_batch)
         self._endpoints = endpoints
+
+    @property
+    def lease_s(self) -> float:
+        """How long a turn holds that is not renewed."""
+        return self._lease_ms / 1000
 
     def subscribe(self) -> Bell:
         """A bell that rings whenever this process has changed a batch."""
@@ -147,11 +160,15 @@ class Turns:
 
     async def admit_waiting(self) -> None:
         """Judge the most urgent batches that are VALIDATING: each goes on, or fails with the reasons."""
+        if not await self.duties.has(ADMISSION):
+            return
         waiting = await self._metadata.find_waiting(_BATCHES_AT_ONCE)
         await asyncio.gather(*(self._admit(batch, survey) for batch, survey in waiting))
 
     async def expire_due(self) -> None:
         """End every batch whose deadline has come."""
+        if not await self.duties.has(ADMISSION):
+            return
         now = self._clock_ms()
         states = (State.VALIDATING, State.IN_PROGRESS, State.PAUSED)
         due = await self._metadata.find_batches(states, due_at_ms=now, limit=_BATCHES_AT_ONCE)
@@ -250,6 +267,16 @@ class Turns:
             closing, free_at_ms=free_at_ms, besides=besides, limit=_BATCHES_AT_ONCE
         )
 
+    async def take_closable(self, batches: Sequence[Batch]) -> list[Turn]:
+        """Lease batches that `find_closable` gave; those at which another process was first are left out."""
+        until_ms = self._clock_ms() + self._lease_ms
+        leased = await asyncio.gather(*(self._lease(batch, until_ms) for batch in batches))
+        return [turn for turn in leased if turn is not None]
+
+    async def let_go(self, turn: Turn, *, is_fenced: bool) -> None:
+        """Free a batch that was leased to be closed, and was not; `is_fenced` as for `give_back`."""
+        await self._metadata.change_batch(turn.batch.id, epoch=turn.epoch, values=_let_go(is_fenced=is_fenced))
+
     async def close(
         self, batch: Batch, counts: Counts, output: File | None, error: File | None, usage: tuple[UsageRow, ...] = ()
     ) -> bool:
@@ -267,7 +294,10 @@ class Turns:
             "holder": None,
         } | self._end()
         files = [file for file in (output, error) if file is not None]
-        if not await self._metadata.change_batch(batch.id, state=batch.state, values=values, new_files=files):
+        epoch = None if self.duties.is_alone else batch.epoch
+        if not await self._metadata.change_batch(
+            batch.id, state=batch.state, epoch=epoch, values=values, new_files=files
+        ):
             return False
         self._note_end(batch, state, counts)
         return True
@@ -412,9 +442,15 @@ class Turns:
         if await self._metadata.change_batch(batch.id, state=batch.state, values={"state": state, **values}):
             self._ring()
 
-    def _ring(self) -> None:
+    def ring_bells(self) -> None:
+        """Have this process look for what another one has changed."""
         for bell in self._bells:
             bell.ring()
+
+    def _ring(self) -> None:
+        self.ring_bells()
+        if self._neighbours is not None:
+            self._neighbours.tell()
 
 
 def _let_go(*, is_fenced: bool) -> dict[str, Any]:

@@ -190,7 +190,8 @@ async def test_a_database_of_the_first_schema_is_brought_up_to_date(tmp_path: Pa
         connection.execute("DROP INDEX batches_by_end")
         connection.execute("DROP INDEX batches_by_owner_turn")
         connection.execute("CREATE INDEX batches_by_state ON batches (state, deadline_at_ms)")
-        connection.execute("DROP TABLE api_keys")
+        for table in ("api_keys", "leases", "workers"):
+            connection.execute(f"DROP TABLE {table}")
         connection.execute("DROP INDEX batches_by_own_webhook")
         added = (
             "name",
