@@ -169,9 +169,10 @@ class Dispatcher:
 
     async def _run_turns(self, feeding: "list[asyncio.Task[None]]") -> None:
         steps = (
+            # First, since this process may have stood still while its turns were lost.
+            self._stop_ended,
             self._turns.admit_waiting,
             self._turns.expire_due,
-            self._stop_ended,
             self._open_new,
             self._renew,
         )
