@@ -5,9 +5,16 @@ from collections.abc import Callable
 from sqlalchemy import Connection, bindparam, select
 
 from backfill.store.database import Database
-from backfill.store.schema import leases
+from backfill.store.schema import batches, leases, workers
 
-__all__ = ["Leases"]
+__all__ = ["FREE_ALL", "Leases"]
+
+FREE_ALL = (
+    batches.update().where(batches.c.holder.is_not(None)).values(holder=None),
+    leases.delete(),
+    workers.delete(),
+)
+"""What a process writes that is alone on the data directory: whoever held anything is dead."""
 
 _ROW = select(leases).where(leases.c.name == bindparam("sought"))
 _RENEW = (

@@ -15,11 +15,12 @@ from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 from backfill.batch import Batch, File, FileStatus, State
 from backfill.errors import NotFound, StoreUnavailable
 from backfill.store.database import Database
+from backfill.store.leases import FREE_ALL
 from backfill.store.permissions import create_private
 from backfill.store.reservations import BatchWatcher
 from backfill.store.revision import bring_up_to_date, check_revision
 from backfill.store.rows import encode_values, to_batch, to_file, to_values
-from backfill.store.schema import batches, files, leases, secrets, workers
+from backfill.store.schema import batches, files, secrets
 from backfill.store.turn_order import find_in_round
 from backfill.store.twins import seek_twin
 
@@ -337,14 +338,9 @@ class Metadata:
 
     async def free_all_turns(self) -> None:
         """Forget every lease and every worker. Only for a process that alone holds the data directory."""
-        changes = (
-            update(batches).where(batches.c.holder.is_not(None)).values(holder=None),
-            leases.delete(),
-            workers.delete(),
-        )
 
         def free(connection: Connection) -> None:
-            for change in changes:
+            for change in FREE_ALL:
                 connection.execute(change)
 
         await self._database.write(free)
