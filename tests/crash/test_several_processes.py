@@ -133,7 +133,14 @@ def test_all_workers_are_killed_and_new_ones_come(engine: NullEngine, tmp_path: 
         assert count_redone(engine) <= CONCURRENCY
 
 
-@pytest.mark.parametrize("fault", ["blob.synced:1", "metadata.before_commit:2", "metadata.committed:2"])
+# The first three of its transactions belong to the start.
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "blob.synced:1",
+        *(f"metadata.{point}:{count}" for point in ("before_commit", "committed") for count in (4, 5)),
+    ],
+)
 def test_a_process_that_answers_is_killed_over_an_upload_or_a_create(
     engine: NullEngine, tmp_path: Path, fault: str
 ) -> None:
