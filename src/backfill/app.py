@@ -26,6 +26,7 @@ from backfill.live import AbsentTraffic, LiveMedia, LiveTraffic
 from backfill.media import LocalFiles, MediaLibrary
 from backfill.store import (
     ApiKeys,
+    Blobs,
     ChangeMark,
     DataSize,
     FolderLock,
@@ -56,7 +57,7 @@ class Rooms:
     config: Config
     role: Role
     catalogue: Catalogue
-    blobs: LocalBlobs
+    blobs: Blobs
     metadata: Metadata
     keys: Keys
     quota: Quota
@@ -151,7 +152,7 @@ async def open_rooms(
 
 class _Store(NamedTuple):
     lock: FolderLock
-    blobs: LocalBlobs
+    blobs: Blobs
     metadata: Metadata
     keys: ApiKeys
 
@@ -175,7 +176,7 @@ async def _open_store(config: Config, stack: AsyncExitStack, *, shares: bool) ->
     return _Store(lock, blobs, metadata, stored_keys)
 
 
-async def _sweep_blobs(blobs: LocalBlobs) -> None:
+async def _sweep_blobs(blobs: Blobs) -> None:
     swept = await asyncio.to_thread(blobs.sweep)
     if swept:
         _log.info("removed half-written blobs of an earlier process", count=swept)
@@ -195,7 +196,7 @@ def _open_neighbours(config: Config, stack: AsyncExitStack) -> Neighbours:
     return Neighbours(mark)
 
 
-async def _open_intake(config: Config, blobs: LocalBlobs, metadata: Metadata, duties: Duties) -> Intake:
+async def _open_intake(config: Config, blobs: Blobs, metadata: Metadata, duties: Duties) -> Intake:
     data_size = DataSize(config.data_dir, config.retention.data_size_bytes)
     if data_size.limit_bytes:
         await asyncio.to_thread(data_size.measure)

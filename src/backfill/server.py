@@ -22,7 +22,7 @@ from backfill.errors import InvalidConfig
 from backfill.intake import DATABASE, describe_data_size
 from backfill.plan import prepare
 from backfill.status import Forecast, MetricsSource
-from backfill.store import UsageRecords, has_keys, probe_folder
+from backfill.store import UsageRecords, has_keys
 from backfill.telemetry import open_tracing, tracing_along
 from backfill.web import api, dashboard
 
@@ -194,8 +194,7 @@ def _is_no_cut_stream(record: logging.LogRecord) -> bool:
 
 def find_readiness(rooms: Rooms) -> "api.Readiness":
     """What must work for the server to be sent anything."""
-    folder = rooms.config.data_dir / "blobs"
-    checks = {"database": rooms.metadata.database.check, "disk": lambda: asyncio.to_thread(probe_folder, folder)}
+    checks = {"database": rooms.metadata.database.check, "disk": lambda: asyncio.to_thread(rooms.blobs.probe)}
     if rooms.role is not Role.API:
         checks["dispatcher"] = rooms.dispatcher.check
     return api.Readiness(checks)

@@ -28,7 +28,7 @@ from backfill.errors import Conflict, InvalidInput, RowsLost, StoreBusy
 from backfill.index import Survey
 from backfill.intake import new_file_id
 from backfill.local import LOCAL_OWNER, Stop, discard_state, find_state, name_busy, replacing
-from backfill.store import LocalBlobs, content_key
+from backfill.store import Blobs, content_key
 from backfill.turns import BatchRequest, judge, now_ms
 
 __all__ = ["Ended", "Interrupted", "Interruption", "Job", "Rejected", "discard_state", "find_state", "run_job"]
@@ -224,7 +224,7 @@ async def _find_sizes(rooms: Rooms, batch: Batch) -> dict[str, int]:
     return {file_id: (await rooms.metadata.get_file(file_id)).size_bytes for file_id in ids}
 
 
-def _put_results(blobs: LocalBlobs, batch: Batch, sizes: dict[str, int], job: Job) -> None:
+def _put_results(blobs: Blobs, batch: Batch, sizes: dict[str, int], job: Job) -> None:
     """The errors first: once the output is there, everything is."""
     if batch.error_file_id is None:
         job.errors_path.unlink(missing_ok=True)
@@ -233,7 +233,7 @@ def _put_results(blobs: LocalBlobs, batch: Batch, sizes: dict[str, int], job: Jo
     _copy(blobs, batch.output_file_id, sizes, job.output_path)
 
 
-def _copy(blobs: LocalBlobs, file_id: str | None, sizes: dict[str, int], target: Path) -> None:
+def _copy(blobs: Blobs, file_id: str | None, sizes: dict[str, int], target: Path) -> None:
     with replacing(target) as file:
         # A batch without one answer has no output file; the user still gets the one that was asked for, empty.
         if file_id is not None:

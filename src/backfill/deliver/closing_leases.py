@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager, suppress
 from backfill.batch import Batch
 from backfill.errors import StoreUnavailable
 from backfill.journal import fence
-from backfill.store import LocalBlobs
+from backfill.store import Blobs
 from backfill.turns import Turn, Turns
 
 __all__ = ["ClosingLeases"]
@@ -22,7 +22,7 @@ _RENEWALS_A_LEASE = 3
 class ClosingLeases:
     """Those of this process; one that is alone needs none."""
 
-    def __init__(self, turns: Turns, blobs: LocalBlobs) -> None:
+    def __init__(self, turns: Turns, blobs: Blobs) -> None:
         self._turns = turns
         self._blobs = blobs
         self._held: dict[str, Turn] = {}

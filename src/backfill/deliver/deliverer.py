@@ -10,7 +10,7 @@ from backfill.batch import Batch, BatchProblem, State
 from backfill.deliver.closing_leases import ClosingLeases
 from backfill.deliver.gather import Gathered, gather_together, give_up
 from backfill.errors import InputLost
-from backfill.store import LocalBlobs, confirm_facts
+from backfill.store import Blobs, confirm_facts
 from backfill.turns import Turns, now_ms
 
 __all__ = ["Deliverer"]
@@ -26,7 +26,7 @@ _LARGE_AT_ONCE = 2
 class Deliverer:
     """Closes batches until stopped. A delivery that was cut off is simply done again."""
 
-    def __init__(self, turns: Turns, blobs: LocalBlobs, check_index: Callable[[Batch], Awaitable[None]]) -> None:
+    def __init__(self, turns: Turns, blobs: Blobs, check_index: Callable[[Batch], Awaitable[None]]) -> None:
         """`check_index` raises InputLost if the index of the batch's input is damaged and cannot be made again."""
         self._turns = turns
         self._blobs = blobs
@@ -156,7 +156,7 @@ def _group(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
         yield group
 
 
-def _gather_each(blobs: LocalBlobs, batches: list[Batch]) -> list[Gathered | Exception]:
+def _gather_each(blobs: Blobs, batches: list[Batch]) -> list[Gathered | Exception]:
     """What each batch comes to, or why it cannot be gathered now. Blocks on disk."""
     try:
         return [*gather_together(blobs, batches, now_ms())]

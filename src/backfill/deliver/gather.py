@@ -11,7 +11,7 @@ import msgspec
 from backfill.batch import Batch, Counts, File, FileStatus, Outcome, UsageRow
 from backfill.index import LineIndex
 from backfill.journal import Fold, LineModels
-from backfill.store import BlobWriter, LocalBlobs, begin_facts, content_key, index_key, seal_together
+from backfill.store import Blobs, BlobWriter, begin_facts, content_key, index_key
 from backfill.wire.results import OUTPUT_PURPOSE, render_answer, render_failure, render_rest
 
 __all__ = ["Gathered", "gather", "gather_together", "give_up"]
@@ -34,7 +34,7 @@ class Gathered(NamedTuple):
 class _Results:
     """One of the two files, written line by line and only if there is a line."""
 
-    def __init__(self, blobs: LocalBlobs, batch: Batch, kind: str) -> None:
+    def __init__(self, blobs: Blobs, batch: Batch, kind: str) -> None:
         self._blobs = blobs
         self._batch = batch
         self._kind = kind
@@ -92,7 +92,7 @@ class _Results:
             writer.abort()
 
 
-def gather(blobs: LocalBlobs, batch: Batch, now_ms: int) -> Gathered:
+def gather(blobs: Blobs, batch: Batch, now_ms: int) -> Gathered:
     """Write both files durably and give their rows, which nobody sees until the batch is closed with them.
 
     Blocks on disk: call it in a worker thread. Raises StoreUnavailable if the disk takes no more.
@@ -100,7 +100,7 @@ def gather(blobs: LocalBlobs, batch: Batch, now_ms: int) -> Gathered:
     return gather_together(blobs, [batch], now_ms)[0]
 
 
-def gather_together(blobs: LocalBlobs, batches: Sequence[Batch], now_ms: int) -> list[Gathered]:
+def gather_together(blobs: Blobs, batches: Sequence[Batch], now_ms: int) -> list[Gathered]:
     """As `gather`, for several small batches whose files are synced together; what fails for one fails for all."""
     with ExitStack() as stack:
         gathered, writers = [], []
@@ -111,13 +111,11 @@ def gather_together(blobs: LocalBlobs, batches: Sequence[Batch], now_ms: int) ->
             counts, usage = _write_lines(blobs, batch, output, error)
             gathered.append(Gathered(counts, output.finish(now_ms), error.finish(now_ms), usage))
             writers += [*output.writers, *error.writers]
-        seal_together(writers)
+        blobs.seal_together(writers)
         return gathered
 
 
-def _write_lines(
-    blobs: LocalBlobs, batch: Batch, output: _Results, error: _Results
-) -> tuple[Counts, tuple[UsageRow, ...]]:
+def _write_lines(blobs: Blobs, batch: Batch, output: _Results, error: _Results) -> tuple[Counts, tuple[UsageRow, ...]]:
     index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))
     fold = Fold(blobs, batch.id, len(index), LineModels.of_batch(batch, index))
     try:

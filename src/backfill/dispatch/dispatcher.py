@@ -22,7 +22,7 @@ from backfill.errors import InputLost, StoreUnavailable, TurnLost
 from backfill.journal import SyncGroup
 from backfill.media import MediaLibrary
 from backfill.status import ReplicaStatus, Waiting
-from backfill.store import GroupedCalls, LocalBlobs
+from backfill.store import Blobs, GroupedCalls
 from backfill.turns import ALL_BATCHES, Turn, Turns, now_ms
 from backfill.wire.waiting import explain_pause
 
@@ -63,7 +63,7 @@ class Dispatcher:
     def __init__(
         self,
         turns: Turns,
-        blobs: LocalBlobs,
+        blobs: Blobs,
         fleet: Fleet,
         policy: DispatchConfig,
         check_input: Callable[[Batch], Awaitable[None]],

@@ -287,7 +287,8 @@ class Feeder:
         turn.depart(task)
         try:
             started_s = self._loop.time()
-            body = lane.body_for(replica, turn.read_body(job.line))
+            request = turn.read_body(job.line) if turn.is_near else await turn.fetch_body(job.line)
+            body = lane.body_for(replica, request)
             send = replica.send if lane.media is None else lane.media.make_sender(replica, job.line)
             sending = send(turn.endpoint, body, None if passage is None else passage.note_first_token)
             reply = await (preemption.follow(sending, task, lane, job.line) if preemption.is_possible else sending)

@@ -46,9 +46,9 @@ class MediaReader:
         """
         turn = self._turn
         if turn.measure_body(line) < _LONG_BYTES:
-            return self._sort(turn.read_body(line))
+            return self._sort(await turn.fetch_body(line))
         async with self._lock:
-            return await asyncio.to_thread(self._sort, turn.read_body(line))
+            return await asyncio.to_thread(self._sort, await turn.fetch_body(line))
 
     async def find(self, body: bytes) -> Sequence[MediaReference]:
         """What a request names, with its bytes where they stand in it; raises ReferenceFault."""

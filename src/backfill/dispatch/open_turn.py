@@ -5,25 +5,22 @@ import functools
 import itertools
 from array import array
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-
-import structlog
 
 from backfill.batch import BatchProblem, Outcome, Usage
 from backfill.dispatch.lane import Lane
 from backfill.dispatch.media_lane import MediaLane
 from backfill.dispatch.refusal import render_refusal
+from backfill.dispatch.turn_beginning import begin_turn
 from backfill.dispatch.turn_media import TurnMedia
-from backfill.dispatch.unsendable import Unsendable, find_unsendable
+from backfill.dispatch.unsendable import Unsendable
 from backfill.dispatch.work_left import WorkLeft
 from backfill.engines import Answered, Fleet, Refused, Route, count_usage
 from backfill.errors import StoreCorrupt, StoreUnavailable
 from backfill.index import LineIndex
-from backfill.journal import Fold, Record, SegmentWriter, SyncGroup, begin_segment
+from backfill.journal import Fold, Record, SegmentWriter, SyncGroup
 from backfill.media import MediaLibrary
-from backfill.plan import LineGroup, Need, Plan, plan_lines, sum_needs
-from backfill.store import AppendFile, BlobReader, GroupedCalls, LocalBlobs, content_key, index_key
+from backfill.plan import LineGroup, Plan
+from backfill.store import BlobReader, Blobs, GroupedCalls
 from backfill.turns import Turn, now_ms
 from backfill.wire import quote
 
@@ -33,7 +30,6 @@ __all__ = ["OpenTurn"]
 _RECORDS_AT_ONCE = 500
 # Turns on so few lines may wait for one another to be opened.
 _SMALL_LINES = 100
-_log = structlog.get_logger(__name__)
 
 
 class OpenTurn:
@@ -63,6 +59,8 @@ class OpenTurn:
         self.tokens_per_line = sum(index.token_estimates) / max(1, len(index.token_estimates))
         """What a line of the file is taken to need, prompt and answer together, on average."""
         self.work_left = WorkLeft(index, {})
+        self.is_near = source.is_at_hand(0, 0)
+        """Whether each line can be read in the event loop at once."""
         self.media: TurnMedia | None = None
         """None: no line names a picture or a clip."""
         self._rejections: dict[int, tuple[int, int]] = {}
@@ -80,7 +78,7 @@ class OpenTurn:
         cls,
         turn: Turn,
         over: asyncio.Event,
-        blobs: LocalBlobs,
+        blobs: Blobs,
         fleet: Fleet,
         *,
         reuse: bool,
@@ -93,7 +91,7 @@ class OpenTurn:
         `reuse` allows that identical deterministic lines are sent once. `syncs`, `openings` and `library` are shared
         with other turns; without the last lines are sent as they are, whatever they name.
         """
-        begin = functools.partial(_begin, blobs, turn, reuse=reuse)
+        begin = functools.partial(begin_turn, blobs, turn, reuse=reuse)
         is_small = turn.batch.counts.total <= _SMALL_LINES
         begun = await (openings.run(begin) if openings is not None and is_small else asyncio.to_thread(begin))
         try:
@@ -123,6 +121,12 @@ class OpenTurn:
             message = f"The content of file {self.turn.batch.input_file_id} was cut short while it was read."
             raise StoreCorrupt(message)
         return body
+
+    async def fetch_body(self, line: int) -> bytes:
+        """The same for the event loop, wherever the file lies."""
+        if self._source.is_at_hand(self._index.body_offsets[line], self._index.body_lengths[line]):
+            return self.read_body(line)
+        return await asyncio.to_thread(self.read_body, line)
 
     def measure_body(self, line: int) -> int:
         """How many bytes the request has."""
@@ -300,12 +304,12 @@ class OpenTurn:
 
     async def _reuse(self, line: int, twins: list[int], outcome: Record) -> list[int]:
         """Record for each twin what became of the line; gives those that ask for something else after all."""
-        request = self.read_body(line)
+        request = await self.fetch_body(line)
         others = []
         for start in range(0, len(twins), _RECORDS_AT_ONCE):
             for twin in twins[start : start + _RECORDS_AT_ONCE]:
                 # That the digests are the same is a strong hint; that the bytes are is the proof.
-                if self.read_body(twin) == request:
+                if await self.fetch_body(twin) == request:
                     self.record(twin, outcome.outcome, outcome.status, outcome.usage, 0.0, outcome.body, reused=True)
                 else:
                     others.append(twin)
@@ -337,60 +341,3 @@ class OpenTurn:
                 self.record(line, Outcome.REFUSED, status, Usage(), 0.0, body)
             await asyncio.sleep(0)
             await self.wait_for_disk()
-
-
-@dataclass(frozen=True)
-class _Begun:
-    """What a turn begins with."""
-
-    index: LineIndex
-    fold: Fold
-    """What the journal says became of each line; for the caller to close."""
-    unsendable: Sequence[Unsendable]
-    plan: Plan
-    needs: dict[int, Need]
-    source: BlobReader
-    segment: AppendFile
-
-
-def _begin(blobs: LocalBlobs, turn: Turn, *, reuse: bool) -> _Begun:
-    """All that has to be read and made before a turn can send; blocks on disk."""
-    batch = turn.batch
-    with ExitStack() as undo:
-        index, fold = _recover(blobs, turn)
-        undo.callback(fold.close)
-        unsendable = find_unsendable(index, fold.outcomes, batch)
-        outcomes = bytearray(fold.outcomes)
-        for those in unsendable:
-            for line in those.lines:
-                outcomes[line] = Outcome.REFUSED
-        plan = plan_lines(index, outcomes, reuse=reuse)
-        source = undo.enter_context(blobs.open(content_key(batch.input_file_id)))
-        segment = begin_segment(blobs, batch.id, turn.epoch, fold.fences, durably=turn.is_takeover)
-        undo.pop_all()
-        return _Begun(index, fold, unsendable, plan, sum_needs(index, plan), source, segment)
-
-
-def _recover(blobs: LocalBlobs, turn: Turn) -> tuple[LineIndex, Fold]:
-    """The index of the input, and what the journal says became of each line; the fold is for the caller to close."""
-    batch = turn.batch
-    index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))
-    if len(index) != batch.counts.total:
-        message = f"The index of file {batch.input_file_id} has {len(index)} lines, its row {batch.counts.total}."
-        raise StoreCorrupt(message)
-    fold = Fold(blobs, batch.id, len(index))
-    try:
-        fold.refresh()
-        for segment, size_bytes in fold.passed_over:
-            _report_damage(segment, size_bytes)
-    except BaseException:
-        fold.close()
-        raise
-    return index, fold
-
-
-@functools.lru_cache(maxsize=1024)
-def _report_damage(segment: str, size_bytes: int) -> None:
-    """Once: a segment is read again by every later turn, and changes no more."""
-    message = "journal segment ends in bytes that are no record; the lines that they may have held are done again"
-    _log.warning(message, segment=segment, size_bytes=size_bytes)

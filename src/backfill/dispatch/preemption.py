@@ -101,6 +101,7 @@ class Preemption:
         if flight.can_leave is None and self._gives_way is not None:
             turn = flight.lane.turn
             try:
+                # It was read a moment ago, so it is at hand.
                 flight.can_leave = self._gives_way(turn.endpoint, turn.read_body(flight.line))
             except Exception:  # noqa: BLE001 - the input cannot be read now: whoever sends its lines will say so
                 return False

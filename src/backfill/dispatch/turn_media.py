@@ -24,7 +24,10 @@ class MediaTurn(Protocol):
         """How many bytes the request has."""
 
     def read_body(self, line: int) -> bytes:
-        """The request's bytes; raises StoreUnavailable."""
+        """The request's bytes; raises StoreUnavailable. For a worker thread."""
+
+    async def fetch_body(self, line: int) -> bytes:
+        """The same for the event loop."""
 
     def record(self, line: int, outcome: Outcome, status: int, usage: Usage, duration_s: float, body: bytes) -> None:
         """Write down what became of a line."""

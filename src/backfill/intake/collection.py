@@ -1,7 +1,6 @@
 """What is over and can go, by the ages of the settings: found for whoever only wants to see it, and for removing it."""
 
 import asyncio
-from pathlib import Path
 from typing import NamedTuple
 
 from backfill.config import Config, RetentionConfig
@@ -10,18 +9,18 @@ from backfill.intake.upload import Intake
 from backfill.store import (
     JOURNALS_PREFIX,
     QUARANTINE_PREFIX,
+    REMOVED_PREFIX,
     Aging,
+    Blobs,
     FolderLock,
     LocalBlobs,
     Metadata,
     file_prefix,
     journal_prefix,
-    measure_folder,
 )
 from backfill.turns import now_ms
 
 __all__ = [
-    "REMOVED_PREFIX",
     "Leftover",
     "collect",
     "find_aged_files",
@@ -31,7 +30,6 @@ __all__ = [
     "remove_leftover",
 ]
 
-REMOVED_PREFIX = "removed"
 _DAY_MS = 86_400_000
 
 
@@ -95,10 +93,10 @@ async def find_leftovers(
         since_ms = name.partition("-")[0]
         if since_ms.isdigit() and int(since_ms) <= now - round(quarantine_h * 3_600_000):
             due.append(_Due("quarantine", name, f"{QUARANTINE_PREFIX}/{name}"))
-    return await asyncio.to_thread(_measure_all, intake.blobs.root, due)
+    return await asyncio.to_thread(_measure_all, intake.blobs, due)
 
 
-async def find_aged_journals(blobs: LocalBlobs, aging: Aging, ages: RetentionConfig) -> list[str]:
+async def find_aged_journals(blobs: Blobs, aging: Aging, ages: RetentionConfig) -> list[str]:
     """Ids of batches that ended so long ago that their journals can go."""
     before_ms = _before(now_ms(), ages.journals_days)
     if before_ms is None:
@@ -134,17 +132,13 @@ async def remove_journal(intake: Intake, batch_id: str) -> bool:
     """
     with intake.journal_holds.removing(batch_id) as may_go:
         if may_go:
-            await asyncio.to_thread(_remove_journal, intake.blobs, batch_id)
+            await asyncio.to_thread(intake.blobs.remove_segments, journal_prefix(batch_id))
         return may_go
-
-
-def _remove_journal(blobs: LocalBlobs, batch_id: str) -> None:
-    blobs.delete_folder(blobs.put_aside(journal_prefix(batch_id), REMOVED_PREFIX))
 
 
 def _before(now: int, days: float) -> int | None:
     return round(now - days * _DAY_MS) if days else None
 
 
-def _measure_all(root: Path, due: list[_Due]) -> list[Leftover]:
-    return [Leftover(each.kind, each.name, measure_folder(root / each.prefix)) for each in due]
+def _measure_all(blobs: Blobs, due: list[_Due]) -> list[Leftover]:
+    return [Leftover(each.kind, each.name, blobs.measure(each.prefix)) for each in due]

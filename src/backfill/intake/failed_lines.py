@@ -10,7 +10,7 @@ from backfill.batch import Batch, File, FileStatus
 from backfill.errors import Conflict
 from backfill.intake.failures import ALL_FAILED, FailureChoice, find_failed_offsets, group_failures
 from backfill.intake.upload import Intake, new_file_id
-from backfill.store import LocalBlobs, content_key
+from backfill.store import Blobs, content_key
 
 __all__ = ["copy_failed_lines"]
 
@@ -53,7 +53,7 @@ async def copy_failed_lines(
         upload.abort()
 
 
-def _find_chosen(blobs: LocalBlobs, batch: Batch, choice: FailureChoice) -> "array[int]":
+def _find_chosen(blobs: Blobs, batch: Batch, choice: FailureChoice) -> "array[int]":
     offsets = array("Q", find_failed_offsets(blobs, batch, choice))
     if not offsets:
         codes = sorted({group.code for group in group_failures(blobs, batch)})

@@ -7,7 +7,7 @@ from backfill.batch import Batch, Outcome, State
 from backfill.errors import Conflict
 from backfill.index import LineIndex
 from backfill.journal import Fold
-from backfill.store import LocalBlobs, index_key
+from backfill.store import Blobs, index_key
 from backfill.wire.failures import Failure, FailureGroup, name_group, normalise, read_failed_line
 from backfill.wire.results import render_failure, render_rest
 
@@ -55,7 +55,7 @@ class _Growing:
             self.last_at_ms = max(at_ms, self.last_at_ms or at_ms)
 
 
-def group_failures(blobs: LocalBlobs, batch: Batch) -> list[FailureGroup]:
+def group_failures(blobs: Blobs, batch: Batch) -> list[FailureGroup]:
     """The failed lines of a batch by code and normalised message, largest group first.
 
     Of a batch that has not ended those that have failed so far. Blocks on disk: call it in a worker thread.
@@ -89,7 +89,7 @@ def group_failures(blobs: LocalBlobs, batch: Batch) -> list[FailureGroup]:
     return sorted(found, key=lambda group: -group.count)
 
 
-def find_failed_offsets(blobs: LocalBlobs, batch: Batch, choice: FailureChoice) -> Iterator[int]:
+def find_failed_offsets(blobs: Blobs, batch: Batch, choice: FailureChoice) -> Iterator[int]:
     """Where the bodies of the failed lines that are meant lie in the input, in order; raises as `group_failures`."""
     if choice == ALL_FAILED:
         yield from _walk_offsets(blobs, batch)
@@ -99,7 +99,7 @@ def find_failed_offsets(blobs: LocalBlobs, batch: Batch, choice: FailureChoice) 
             yield offset
 
 
-def _walk(blobs: LocalBlobs, batch: Batch) -> Iterator[tuple[Failure, int, int | None]]:
+def _walk(blobs: Blobs, batch: Batch) -> Iterator[tuple[Failure, int, int | None]]:
     """Each failed line: why, where its body lies in the input, and when it failed."""
     index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))
     fold = Fold(blobs, batch.id, len(index), keeps_times=True)
@@ -121,7 +121,7 @@ def _walk(blobs: LocalBlobs, batch: Batch) -> Iterator[tuple[Failure, int, int |
         fold.close()
 
 
-def _walk_offsets(blobs: LocalBlobs, batch: Batch) -> Iterator[int]:
+def _walk_offsets(blobs: Blobs, batch: Batch) -> Iterator[int]:
     """As `_walk`, without a look at why."""
     index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))
     fold = Fold(blobs, batch.id, len(index))

@@ -15,7 +15,7 @@ from backfill.config import LimitsConfig
 from backfill.errors import InputLost, NotFound, StoreCorrupt
 from backfill.index import LineIndex
 from backfill.intake.scanner import LineScanner
-from backfill.store import BlobMark, LocalBlobs, Metadata, content_key, index_key
+from backfill.store import BlobMark, Blobs, Metadata, content_key, index_key
 
 __all__ = ["Inputs"]
 
@@ -27,7 +27,7 @@ _log = structlog.get_logger(__name__)
 class Inputs:
     """The files that batches read, as this process has found them."""
 
-    def __init__(self, blobs: LocalBlobs, metadata: Metadata, limits: LimitsConfig) -> None:
+    def __init__(self, blobs: Blobs, metadata: Metadata, limits: LimitsConfig) -> None:
         self._blobs = blobs
         self._metadata = metadata
         self._limits = limits
@@ -47,14 +47,14 @@ class Inputs:
             StoreUnavailable: they cannot be read now.
 
         """
-        if not self._is_sound(content_key(batch.input_file_id)):
+        if not await self._is_sound(content_key(batch.input_file_id)):
             await self._verify(batch)
         await self.check_index(batch)
 
     async def check_index(self, batch: Batch) -> None:
         """Return if the index of the batch's input is sound, after making it again if need be; raises as above."""
         key = index_key(batch.input_file_id)
-        if self._is_sound(key):
+        if await self._is_sound(key):
             return
         try:
             mark = await asyncio.to_thread(self._read_index, key, batch.counts.total)
@@ -109,9 +109,13 @@ class Inputs:
             digest.update(piece)
         return mark, mark.size_bytes, digest.hexdigest()
 
-    def _is_sound(self, key: str) -> bool:
+    async def _is_sound(self, key: str) -> bool:
+        known = self._sound.get(key)
+        if known is None:
+            return False
+        blobs = self._blobs
         try:
-            return key in self._sound and self._sound[key] == self._blobs.look_at(key)
+            return known == (blobs.look_at(key) if blobs.is_near else await asyncio.to_thread(blobs.look_at, key))
         except NotFound:
             return False
 

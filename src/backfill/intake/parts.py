@@ -192,8 +192,7 @@ class PartUploads:
         size_bytes = 0
         for part in parts:
             try:
-                with self._blobs.open(part_key(upload.file.id, part.name)) as reader:
-                    size_bytes += reader.size_bytes
+                size_bytes += self._blobs.look_at(part_key(upload.file.id, part.name)).size_bytes
             except NotFound:
                 raise InvalidInput(f"Part {part.name} was not uploaded.", param="parts", code="missing_part") from None
         if size_bytes != upload.plan.size_bytes:
@@ -215,13 +214,7 @@ class PartUploads:
             raise InvalidInput(message, param="parts", code="wrong_etag")
 
     def _measure(self, file_id: str) -> int:
-        keys = self._blobs.list(parts_prefix(file_id))
-        return sum(self._measure_blob(key) for key in keys)
-
-    def _measure_blob(self, key: str) -> int:
-        with suppress(NotFound), self._blobs.open(key) as reader:
-            return reader.size_bytes
-        return 0
+        return self._blobs.measure(parts_prefix(file_id))
 
 
 def make_part_error(announced_bytes: int) -> TooLarge:

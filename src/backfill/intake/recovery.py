@@ -7,15 +7,17 @@ told of as safe and has no row says that the database is new, empty or an older 
 import asyncio
 import hashlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
 from backfill.batch import File, FileStatus
 from backfill.errors import InvalidInput, NotFound, RowsLost
 from backfill.store import (
+    FACTS,
     FILES_PREFIX,
     JOURNALS_PREFIX,
+    PENDING_FACTS,
+    Blobs,
     FolderLock,
     LocalBlobs,
     Metadata,
@@ -59,9 +61,9 @@ def check_database(data_dir: Path) -> None:
         raise _name_loss(data_dir, f"is {reason}", len(files), len(journals))
 
 
-async def check_rows(data_dir: Path, blobs: LocalBlobs, metadata: Metadata) -> None:
+async def check_rows(data_dir: Path, blobs: Blobs, metadata: Metadata) -> None:
     """Raise RowsLost if files or batches that clients were told of have no row."""
-    files = await asyncio.to_thread(_find_confirmed, blobs)
+    files = await asyncio.to_thread(blobs.find_folders, FILES_PREFIX, FACTS)
     files -= await metadata.list_file_ids(FileStatus.SEALED)
     journals = set(await asyncio.to_thread(blobs.list_folders, JOURNALS_PREFIX)) - await metadata.list_batch_ids()
     if files or journals:
@@ -113,9 +115,11 @@ async def _read_rows(metadata: Metadata) -> _Rows:
     return _Rows(frozenset(sealed), frozenset(batches), frozenset(unended))
 
 
-def _judge(blobs: LocalBlobs, rows: _Rows, *, is_lost: bool) -> Recovery:
+def _judge(blobs: Blobs, rows: _Rows, *, is_lost: bool) -> Recovery:
     # Without any row nobody knows which of the pending ones a client was told of: better one too many.
-    found = _find_confirmed(blobs) | (_find_confirmed(blobs, pending_facts_key) if is_lost else set())
+    found = blobs.find_folders(FILES_PREFIX, FACTS)
+    if is_lost:
+        found |= blobs.find_folders(FILES_PREFIX, PENDING_FACTS)
     recovery = Recovery([], [], {}, sorted(set(blobs.list_folders(JOURNALS_PREFIX)) - rows.batches))
     for file_id in sorted(found - rows.sealed_files):
         file = read_facts(blobs, file_id)
@@ -130,7 +134,7 @@ def _judge(blobs: LocalBlobs, rows: _Rows, *, is_lost: bool) -> Recovery:
     return recovery
 
 
-async def _carry_out(recovery: Recovery, blobs: LocalBlobs, metadata: Metadata) -> None:
+async def _carry_out(recovery: Recovery, blobs: Blobs, metadata: Metadata) -> None:
     for file in recovery.adopted:
         if not await metadata.seal_file(file):
             await metadata.add_file(file)
@@ -143,11 +147,7 @@ async def _carry_out(recovery: Recovery, blobs: LocalBlobs, metadata: Metadata) 
         await asyncio.to_thread(blobs.put_aside, journal_prefix(batch_id), "unrecovered")
 
 
-def _find_confirmed(blobs: LocalBlobs, key_of: Callable[[str], str] = facts_key) -> set[str]:
-    return {file_id for file_id in blobs.list_folders(FILES_PREFIX) if blobs.exists(key_of(file_id))}
-
-
-def _find_damage(blobs: LocalBlobs, file: File) -> str | None:
+def _find_damage(blobs: Blobs, file: File) -> str | None:
     digest = hashlib.sha256()
     try:
         size_bytes = blobs.look_at(content_key(file.id)).size_bytes

@@ -11,7 +11,6 @@ from backfill.batch import File, FileStatus
 from backfill.config import RetentionConfig
 from backfill.errors import BackfillError, NotFound, StoreUnavailable
 from backfill.intake.collection import (
-    REMOVED_PREFIX,
     Leftover,
     find_aged_files,
     find_aged_journals,
@@ -23,18 +22,20 @@ from backfill.intake.upload import Intake
 from backfill.media import MediaLibrary
 from backfill.status import MetricFamily
 from backfill.store import (
+    CONTENT,
+    FACTS,
     FILES_PREFIX,
+    PARTS,
+    PENDING_FACTS,
     QUARANTINE_PREFIX,
+    REMOVED_PREFIX,
     Aging,
+    Blobs,
     DataSize,
-    LocalBlobs,
     Metadata,
     confirm_facts,
-    content_key,
-    facts_key,
     file_prefix,
     parts_prefix,
-    pending_facts_key,
     write_facts,
 )
 from backfill.turns import RETENTION, Bell, now_ms
@@ -249,7 +250,7 @@ async def describe_data_size(data_size: DataSize) -> Sequence[MetricFamily]:
     )
 
 
-async def sweep_files(blobs: LocalBlobs, metadata: Metadata) -> int:
+async def sweep_files(blobs: Blobs, metadata: Metadata) -> int:
     """Put aside blobs of files that have no row, remove parts of files that are complete; says how many these were.
 
     What a file is lies beside its content afterwards, as it does of every file that was sealed since there are facts.
@@ -265,7 +266,7 @@ async def sweep_files(blobs: LocalBlobs, metadata: Metadata) -> int:
     return swept
 
 
-async def _add_missing_facts(blobs: LocalBlobs, metadata: Metadata, sealed: set[str]) -> None:
+async def _add_missing_facts(blobs: Blobs, metadata: Metadata, sealed: set[str]) -> None:
     missing = await asyncio.to_thread(_find_without_facts, blobs, sealed)
     try:
         for file_id in missing:
@@ -274,8 +275,9 @@ async def _add_missing_facts(blobs: LocalBlobs, metadata: Metadata, sealed: set[
         _log.warning("what files are cannot be written beside them now", reason=error.message)
 
 
-def _sweep(blobs: LocalBlobs, known: set[str], sealed: set[str]) -> int:
+def _sweep(blobs: Blobs, known: set[str], sealed: set[str]) -> int:
     swept = 0
+    in_parts = blobs.find_folders(FILES_PREFIX, PARTS)
     for file_id in blobs.list_folders(FILES_PREFIX):
         if file_id not in known:
             try:
@@ -284,31 +286,29 @@ def _sweep(blobs: LocalBlobs, known: set[str], sealed: set[str]) -> int:
                 _log.warning("leftovers of a file stay for now", file=file_id, reason=error.message)
             else:
                 swept += 1
-        elif file_id in sealed and blobs.list(parts_prefix(file_id)):
+        elif file_id in sealed and file_id in in_parts:
             blobs.delete_folder(parts_prefix(file_id))
             swept += 1
     return swept
 
 
-def _find_without_facts(blobs: LocalBlobs, sealed: set[str]) -> list[str]:
+def _find_without_facts(blobs: Blobs, sealed: set[str]) -> list[str]:
     """Files of before there were facts, and those whose facts a crash kept from being confirmed, which that now are."""
-    found = []
-    for file_id in blobs.list_folders(FILES_PREFIX):
-        if file_id not in sealed or blobs.exists(facts_key(file_id)):
-            continue
-        if blobs.exists(pending_facts_key(file_id)):
-            confirm_facts(blobs, file_id)
-        elif blobs.exists(content_key(file_id)):
-            found.append(file_id)
-    return found
+    unconfirmed = sealed - blobs.find_folders(FILES_PREFIX, FACTS)
+    if not unconfirmed:
+        return []
+    pending = unconfirmed & blobs.find_folders(FILES_PREFIX, PENDING_FACTS)
+    for file_id in sorted(pending):
+        confirm_facts(blobs, file_id)
+    return sorted((unconfirmed - pending) & blobs.find_folders(FILES_PREFIX, CONTENT))
 
 
-def _add_facts(blobs: LocalBlobs, file: File) -> None:
+def _add_facts(blobs: Blobs, file: File) -> None:
     write_facts(blobs, file)
     confirm_facts(blobs, file.id)
 
 
-def _empty_quarantine(blobs: LocalBlobs, due_at_ms: int) -> None:
+def _empty_quarantine(blobs: Blobs, due_at_ms: int) -> None:
     """Remove what lies there for longer; its name says since when."""
     for name in blobs.list_folders(QUARANTINE_PREFIX):
         since_ms = name.partition("-")[0]

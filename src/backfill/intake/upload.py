@@ -18,8 +18,8 @@ from backfill.intake.scanner import LineScanner
 from backfill.journal import JournalHolds
 from backfill.store import (
     Aging,
+    Blobs,
     DataSize,
-    LocalBlobs,
     Metadata,
     confirm_facts,
     content_key,
@@ -205,7 +205,7 @@ class Intake:
 
     def __init__(
         self,
-        blobs: LocalBlobs,
+        blobs: Blobs,
         metadata: Metadata,
         limits: LimitsConfig,
         data_size: DataSize | None = None,
@@ -217,7 +217,7 @@ class Intake:
         `duties`: what this process does of that which one does at a time; None: there is no other process.
         """
         self.blobs = blobs
-        self.data_size = data_size or DataSize(blobs.root)
+        self.data_size = data_size or DataSize(None)
         self.limits = limits
         self.inputs = Inputs(blobs, metadata, limits)
         media = media or MediaConfig()

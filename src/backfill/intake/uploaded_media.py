@@ -1,14 +1,13 @@
 """Uploaded pictures and clips that requests name by their ids."""
 
 import asyncio
-from pathlib import Path
 
 from backfill.batch import File, FileStatus
 from backfill.config import MediaConfig
 from backfill.errors import NotFound
 from backfill.media import MediaRefused, find_format, inspect_media
 from backfill.media_file import MediaFile, MediaKind
-from backfill.store import LocalBlobs, Metadata, content_key
+from backfill.store import Blobs, Metadata, content_key
 
 __all__ = ["UploadedMedia"]
 
@@ -19,7 +18,7 @@ _STEMS = {MediaKind.PICTURE: "picture", MediaKind.AUDIO: "audio"}
 class UploadedMedia:
     """Those of all owners. Nothing is copied: what an engine gets is read from where the upload lies."""
 
-    def __init__(self, blobs: LocalBlobs, metadata: Metadata, config: MediaConfig) -> None:
+    def __init__(self, blobs: Blobs, metadata: Metadata, config: MediaConfig) -> None:
         self._blobs = blobs
         self._metadata = metadata
         self._config = config
@@ -54,7 +53,7 @@ class UploadedMedia:
             found = find_format(reader.read(0, _HEAD_BYTES))
         if found is None:
             raise MediaRefused(f"{subject} is of no known form of pictures or clips.")
-        path = Path(self._blobs.root, key)
+        path = self._blobs.fetch(key)
         facts = inspect_media(path, found.kind, self._config, subject)
         return MediaFile(
             path=path,

@@ -8,7 +8,7 @@ the one before it says. `docs/journal.md` tells why no reader ever sees two orde
 
 from backfill.errors import NotFound
 from backfill.journal.segment import SegmentReader
-from backfill.store import LocalBlobs, find_epoch, journal_prefix
+from backfill.store import Blobs, find_epoch, journal_prefix
 
 __all__ = ["Chain"]
 
@@ -16,7 +16,7 @@ __all__ = ["Chain"]
 class Chain:
     """The segments of one batch, kept open. Blocks on disk: call it in a worker thread."""
 
-    def __init__(self, blobs: LocalBlobs, batch_id: str) -> None:
+    def __init__(self, blobs: Blobs, batch_id: str) -> None:
         self._blobs = blobs
         self._batch_id = batch_id
         self._segments: dict[int, SegmentReader] = {}
@@ -47,7 +47,7 @@ class Chain:
             segment.close()
 
     def _open_new(self) -> None:
-        for key in self._blobs.list(journal_prefix(self._batch_id)):
+        for key in self._blobs.list_segments(journal_prefix(self._batch_id)):
             epoch = find_epoch(key)
             if epoch is None or epoch in self._segments:
                 continue

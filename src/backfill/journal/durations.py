@@ -3,12 +3,12 @@
 from array import array
 
 from backfill.journal.chain import Chain
-from backfill.store import LocalBlobs
+from backfill.store import Blobs
 
 __all__ = ["read_durations"]
 
 
-def read_durations(blobs: LocalBlobs, batch_id: str, lines: int) -> "array[int]":
+def read_durations(blobs: Blobs, batch_id: str, lines: int) -> "array[int]":
     """Milliseconds of the try that counted, a number a line; 0 for lines without a record. Blocks on disk."""
     durations = array("I", bytes(4 * lines))
     is_known = bytearray(lines)

@@ -15,7 +15,7 @@ from backfill.journal.ledger import Ledger
 from backfill.journal.line_models import LineModels
 from backfill.journal.record import StoredRecord
 from backfill.journal.segment import SegmentReader  # noqa: TC001 - of what is kept here
-from backfill.store import LocalBlobs
+from backfill.store import Blobs
 
 __all__ = ["Entry", "Fold"]
 
@@ -40,7 +40,7 @@ class Fold:
 
     def __init__(
         self,
-        blobs: LocalBlobs,
+        blobs: Blobs,
         batch_id: str,
         lines: int,
         models: LineModels | None = None,

@@ -8,7 +8,7 @@ from backfill.errors import NotFound, StoreCorrupt
 from backfill.index import LineIndex
 from backfill.journal.fold import Fold
 from backfill.journal.line_models import LineModels
-from backfill.store import LocalBlobs, index_key
+from backfill.store import Blobs, index_key
 
 __all__ = ["Progress"]
 
@@ -18,7 +18,7 @@ _FOLDS_KEPT = 32
 class _KeptFold:
     """A fold that is read on whenever somebody asks, one at a time."""
 
-    def __init__(self, blobs: LocalBlobs, batch: Batch) -> None:
+    def __init__(self, blobs: Blobs, batch: Batch) -> None:
         self.lock = asyncio.Lock()
         self._blobs = blobs
         self._batch = batch
@@ -41,7 +41,7 @@ class _KeptFold:
 class Progress:
     """Answers "how far is it?" from the journal; from the row once the batch is final."""
 
-    def __init__(self, blobs: LocalBlobs) -> None:
+    def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._folds: OrderedDict[str, _KeptFold] = OrderedDict()
 
@@ -84,7 +84,7 @@ class Progress:
             kept.close()
 
 
-def _read_models(blobs: LocalBlobs, batch: Batch) -> LineModels:
+def _read_models(blobs: Blobs, batch: Batch) -> LineModels:
     """Which model each line is for; that of the batch for all, while the index cannot be read."""
     try:
         index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))

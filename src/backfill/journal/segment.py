@@ -17,7 +17,7 @@ from backfill.journal.record import (
     decode_header,
     measure_header,
 )
-from backfill.store import LocalBlobs
+from backfill.store import Blobs
 
 __all__ = ["SegmentReader", "scan_records"]
 
@@ -32,8 +32,8 @@ _log = structlog.get_logger(__name__)
 class SegmentReader:
     """How far one segment of a batch's journal has been read. Blocks on disk: call it in a worker thread."""
 
-    def __init__(self, blobs: LocalBlobs, key: str, batch_id: str) -> None:
-        self._blob = blobs.open(key)
+    def __init__(self, blobs: Blobs, key: str, batch_id: str) -> None:
+        self._blob = blobs.open_segment(key)
         self.key = key
         self._batch_id = batch_id
         self._header: Header | None = None

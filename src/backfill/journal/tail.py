@@ -17,7 +17,7 @@ from backfill.errors import StoreCorrupt
 from backfill.journal.chain import Chain
 from backfill.journal.record import StoredRecord
 from backfill.journal.segment import SegmentReader
-from backfill.store import LocalBlobs
+from backfill.store import Blobs
 
 __all__ = ["Finished", "Tail"]
 
@@ -35,9 +35,7 @@ class Finished(NamedTuple):
 class Tail:
     """The finished lines of one batch from behind the first `after` on. Blocks on disk: call it in a worker thread."""
 
-    def __init__(
-        self, blobs: LocalBlobs, batch_id: str, lines: int, after: int = 0, *, is_shared: bool = False
-    ) -> None:
+    def __init__(self, blobs: Blobs, batch_id: str, lines: int, after: int = 0, *, is_shared: bool = False) -> None:
         """`is_shared`: other processes may take turns on the batch, so that `look` goes before what is read."""
         self.to_skip = after
         """How many lines are still to be passed over."""

@@ -11,21 +11,18 @@ from collections.abc import Mapping
 from backfill.errors import StoreUnavailable
 from backfill.journal.fold import Fold
 from backfill.journal.record import Record, encode_header, encode_record
-from backfill.store import AppendFile, LocalBlobs, segment_key, sync_each
+from backfill.store import Blobs, SegmentFile, segment_key, sync_each
 
 __all__ = ["SegmentWriter", "SyncGroup", "begin_segment", "fence"]
 
-GROUP_WAIT_S = 0.2
-# As many as a quick engine answers in that time: each sync takes the interpreter's lock from the event loop twice.
-GROUP_RECORDS = 2048
 # The disk may lag so far behind the engine before feeding has to wait for it.
 UNSYNCED_RECORDS_LIMIT = 8192
 UNSYNCED_BYTES_LIMIT = 64 << 20
 
 
 def begin_segment(
-    blobs: LocalBlobs, batch_id: str, epoch: int, fences: Mapping[int, int] | None = None, *, durably: bool = False
-) -> AppendFile:
+    blobs: Blobs, batch_id: str, epoch: int, fences: Mapping[int, int] | None = None, *, durably: bool = False
+) -> SegmentFile:
     """The file of a new segment, with its header; raises StoreUnavailable if it exists. Blocks on disk.
 
     `fences`: how many bytes of each older segment count, as `Fold.fences` gives them; None: all, as nobody writes any
@@ -34,18 +31,17 @@ def begin_segment(
     if max(fences or (), default=0) >= epoch:
         # The turn was lost while it was opened, or the row is an older copy.
         raise StoreUnavailable(f"The journal of batch {batch_id} has a segment of a later turn.")
-    file = blobs.append_to(segment_key(batch_id, epoch))
-    try:
-        file.write(encode_header(batch_id, epoch, fences))
-        if durably:
+    file = blobs.append_to(segment_key(batch_id, epoch), encode_header(batch_id, epoch, fences))
+    if durably:
+        try:
             file.sync()
-    except StoreUnavailable:
-        file.discard()
-        raise
+        except StoreUnavailable:
+            file.discard()
+            raise
     return file
 
 
-def fence(blobs: LocalBlobs, batch_id: str, lines: int, epoch: int) -> None:
+def fence(blobs: Blobs, batch_id: str, lines: int, epoch: int) -> None:
     """Begin a segment in which nothing will stand: what others write from now on does not count.
 
     As `begin_segment`: it blocks on disk, where it is when this returns.
@@ -66,10 +62,10 @@ class SyncGroup:
     """
 
     def __init__(self) -> None:
-        self._waiting: list[tuple[AppendFile, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[SegmentFile, asyncio.Future[None]]] = []
         self._passing: asyncio.Task[None] | None = None
 
-    async def sync(self, file: AppendFile) -> None:
+    async def sync(self, file: SegmentFile) -> None:
         """Return once the disk holds what was written to the file before the call; raises StoreUnavailable."""
         loop = asyncio.get_running_loop()
         synced: asyncio.Future[None] = loop.create_future()
@@ -91,7 +87,7 @@ class SyncGroup:
                     synced.set_exception(failure)
 
 
-def _sync_together(files: list[AppendFile]) -> list[StoreUnavailable | None]:
+def _sync_together(files: list[SegmentFile]) -> list[StoreUnavailable | None]:
     """Why each file could not be synced, None where it was. Blocks on disk."""
     if len(files) > 1:
         for file in files:
@@ -99,7 +95,7 @@ def _sync_together(files: list[AppendFile]) -> list[StoreUnavailable | None]:
     return sync_each(_sync, files)
 
 
-def _sync(file: AppendFile) -> StoreUnavailable | None:
+def _sync(file: SegmentFile) -> StoreUnavailable | None:
     try:
         file.sync()
     except StoreUnavailable as error:
@@ -110,11 +106,12 @@ def _sync(file: AppendFile) -> StoreUnavailable | None:
 class SegmentWriter:
     """One holder's segment of a batch's journal. After a failed write nothing more can be appended to it."""
 
-    def __init__(self, file: AppendFile, syncs: SyncGroup | None = None, *, stays: bool = False) -> None:
+    def __init__(self, file: SegmentFile, syncs: SyncGroup | None = None, *, stays: bool = False) -> None:
         """`file` has its header; with `stays` it is kept though no record comes to stand in it."""
         self._file = file
         self._header_bytes = file.size_bytes
         self._stays = stays
+        self._group_records = file.group_records
         self._syncs = syncs or SyncGroup()
         self._loop = asyncio.get_running_loop()
         self._pending: list[bytes] = []
@@ -130,7 +127,7 @@ class SegmentWriter:
         self._syncing: asyncio.Task[None] | None = None
 
     @classmethod
-    async def create(cls, blobs: LocalBlobs, batch_id: str, epoch: int) -> "SegmentWriter":
+    async def create(cls, blobs: Blobs, batch_id: str, epoch: int) -> "SegmentWriter":
         """Begin the segment of this epoch; raises StoreUnavailable if it exists."""
         return cls(await asyncio.to_thread(begin_segment, blobs, batch_id, epoch))
 
@@ -181,7 +178,7 @@ class SegmentWriter:
             self._failure = error
             self._group_full.set()
         self._note_unsynced(len(records), len(data))
-        if self._unsynced_records >= GROUP_RECORDS:
+        if self._unsynced_records >= self._group_records:
             self._group_full.set()
         if self._syncing is None or self._syncing.done():
             self._syncing = self._loop.create_task(self._commit_groups())
@@ -211,7 +208,7 @@ class SegmentWriter:
 
     async def _wait_for_group(self) -> None:
         try:
-            async with asyncio.timeout(GROUP_WAIT_S):
+            async with asyncio.timeout(self._file.group_wait_s):
                 await self._group_full.wait()
         except TimeoutError:
             pass

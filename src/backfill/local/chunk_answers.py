@@ -6,7 +6,7 @@ from typing import Any
 from backfill.batch import Batch, Outcome
 from backfill.journal import Finished, Fold, read_durations
 from backfill.local.table_job import TableJob
-from backfill.store import LocalBlobs
+from backfill.store import Blobs
 from backfill.tables import Block, read_result_line
 from backfill.wire.results import render_failure, render_rest
 
@@ -17,7 +17,7 @@ class ChunkAnswers:
     """Gives the values of the chunk's rows in their order. Blocks on disk: call it in a worker thread."""
 
     def __init__(
-        self, blobs: LocalBlobs, job: TableJob, chunk: int, batch: Batch | None, refusal: str | None = None
+        self, blobs: Blobs, job: TableJob, chunk: int, batch: Batch | None, refusal: str | None = None
     ) -> None:
         """`refusal`: why no request of the chunk was taken, if it has some."""
         self.chunk = chunk

@@ -7,7 +7,7 @@ from backfill.journal import Tail
 from backfill.local.chunk_answers import read_finished, read_rest
 from backfill.local.table_job import TableJob
 from backfill.local.table_run import TableRun
-from backfill.store import LocalBlobs
+from backfill.store import Blobs
 from backfill.tables import NOT_RUN
 
 __all__ = ["ResultsFeed"]
@@ -39,7 +39,7 @@ class _Chunk:
 class ResultsFeed:
     """Gives each row's values once, as soon as they are on disk. Blocks on disk: call it in worker threads."""
 
-    def __init__(self, blobs: LocalBlobs, job: TableJob, run: TableRun, give: Give) -> None:
+    def __init__(self, blobs: Blobs, job: TableJob, run: TableRun, give: Give) -> None:
         self._blobs = blobs
         self._job = job
         self._run = run

@@ -2,7 +2,7 @@ from .aging import Aging
 from .api_keys import ApiKeys, has_keys
 from .append_file import AppendFile
 from .batch_search import BatchFilter, BatchSearch, BatchSums
-from .blobs import BlobMark, BlobReader, BlobWriter, LocalBlobs, seal_together
+from .blobs import BlobMark, BlobReader, Blobs, BlobWriter, SegmentFile
 from .change_mark import ChangeMark
 from .data_size import DataSize, measure_folder
 from .disk import sync_each, sync_folder, telling
@@ -10,9 +10,14 @@ from .facts import begin_facts, confirm_facts, read_facts, withdraw_facts, write
 from .folder_lock import FolderLock
 from .grouped_calls import GroupedCalls
 from .keys import (
+    CONTENT,
+    FACTS,
     FILES_PREFIX,
     JOURNALS_PREFIX,
+    PARTS,
+    PENDING_FACTS,
     QUARANTINE_PREFIX,
+    REMOVED_PREFIX,
     content_key,
     facts_key,
     file_prefix,
@@ -26,6 +31,9 @@ from .keys import (
     upload_plan_key,
 )
 from .leases import Leases
+from .local_blobs import LocalBlobs
+from .local_reader import LocalReader
+from .local_writer import LocalWriter, seal_together
 from .metadata import Metadata
 from .named_later import FileNamedLater, is_unfinished, remove_file
 from .permissions import Closed, close_to_others, create_private, make_folder
@@ -36,9 +44,14 @@ from .usage import BatchUsage, UsageRecords
 from .workers import Workers
 
 __all__ = [
+    "CONTENT",
+    "FACTS",
     "FILES_PREFIX",
     "JOURNALS_PREFIX",
+    "PARTS",
+    "PENDING_FACTS",
     "QUARANTINE_PREFIX",
+    "REMOVED_PREFIX",
     "ROOM_MIN_BYTES",
     "UNSENT",
     "Aging",
@@ -51,6 +64,7 @@ __all__ = [
     "BlobMark",
     "BlobReader",
     "BlobWriter",
+    "Blobs",
     "ChangeMark",
     "Claim",
     "Closed",
@@ -62,9 +76,12 @@ __all__ = [
     "GroupedCalls",
     "Leases",
     "LocalBlobs",
+    "LocalReader",
+    "LocalWriter",
     "Metadata",
     "QueuedBatch",
     "Reservations",
+    "SegmentFile",
     "UsageRecords",
     "Workers",
     "begin_facts",

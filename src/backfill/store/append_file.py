@@ -10,6 +10,10 @@ from backfill.store.permissions import FILE_MODE
 
 __all__ = ["AppendFile"]
 
+_GROUP_WAIT_S = 0.2
+# As many as a quick engine answers in that time: each sync takes the interpreter's lock from the event loop twice.
+_GROUP_RECORDS = 2048
+
 
 class AppendFile:
     """A file that only grows. What `write` took survives the process, what `sync` took also the machine."""
@@ -27,6 +31,16 @@ class AppendFile:
         except OSError as error:
             self.discard()
             raise make_unavailable("create", path, error) from error
+
+    @property
+    def group_wait_s(self) -> float:
+        """So long records wait for others to be synced with."""
+        return _GROUP_WAIT_S
+
+    @property
+    def group_records(self) -> int:
+        """So many records are synced at once without waiting for more."""
+        return _GROUP_RECORDS
 
     def write(self, data: bytes) -> None:
         """Append all of `data`; after StoreUnavailable the file's tail is unknown and must not be written again."""

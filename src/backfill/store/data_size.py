@@ -32,8 +32,8 @@ class _Known(NamedTuple):
 class DataSize:
     """The bytes below a data directory, against a limit."""
 
-    def __init__(self, folder: Path, limit_bytes: int = 0) -> None:
-        """`limit_bytes` 0: any number will do."""
+    def __init__(self, folder: Path | None, limit_bytes: int = 0) -> None:
+        """`limit_bytes` 0: any number will do; without a folder nothing is looked at."""
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._known: dict[Path, _Known] = {}
@@ -59,7 +59,11 @@ class DataSize:
             before = self._noted_bytes
             seen: dict[Path, _Known] = {}
             # Folders of files and journals are two levels below `blobs`; all else is little, or few.
-            total = sum(self._measure_known(entry, seen) for entry in _list_units(self._folder))
+            total = (
+                sum(self._measure_known(entry, seen) for entry in _list_units(self._folder))
+                if self._folder is not None
+                else 0
+            )
             self._known = seen
             # What came while this looked may have been seen or not: counted twice rather than never.
             self._measured_bytes, self._noted_bytes = total, self._noted_bytes - before

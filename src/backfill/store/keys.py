@@ -1,9 +1,14 @@
 """Where each blob lies, relative to the blob folder."""
 
 __all__ = [
+    "CONTENT",
+    "FACTS",
     "FILES_PREFIX",
     "JOURNALS_PREFIX",
+    "PARTS",
+    "PENDING_FACTS",
     "QUARANTINE_PREFIX",
+    "REMOVED_PREFIX",
     "content_key",
     "facts_key",
     "file_prefix",
@@ -24,6 +29,17 @@ JOURNALS_PREFIX = "journals"
 """The folder in which each batch's journal has one of its own."""
 QUARANTINE_PREFIX = "quarantine"
 """The folder of what no row names, until its time is over."""
+REMOVED_PREFIX = "removed"
+"""The folder of what is being removed, and is nothing any more."""
+
+CONTENT = "content"
+"""What the bytes of a file are called in its folder."""
+FACTS = "facts"
+"""What tells of a file whose row is there."""
+PENDING_FACTS = "facts.pending"
+"""The same before it has a row."""
+PARTS = "parts"
+"""The folder of what has come of a file in parts."""
 
 
 def file_prefix(file_id: str) -> str:
@@ -33,7 +49,7 @@ def file_prefix(file_id: str) -> str:
 
 def content_key(file_id: str) -> str:
     """The bytes of a file."""
-    return f"{file_prefix(file_id)}/content"
+    return f"{file_prefix(file_id)}/{CONTENT}"
 
 
 def index_key(file_id: str) -> str:
@@ -43,12 +59,12 @@ def index_key(file_id: str) -> str:
 
 def facts_key(file_id: str) -> str:
     """What a file is, once its row says so too (`store.facts`)."""
-    return f"{file_prefix(file_id)}/facts"
+    return f"{file_prefix(file_id)}/{FACTS}"
 
 
 def pending_facts_key(file_id: str) -> str:
     """The same before it has a row."""
-    return f"{facts_key(file_id)}.pending"
+    return f"{file_prefix(file_id)}/{PENDING_FACTS}"
 
 
 def upload_plan_key(file_id: str) -> str:
@@ -58,7 +74,7 @@ def upload_plan_key(file_id: str) -> str:
 
 def parts_prefix(file_id: str) -> str:
     """The folder of the parts that have come of a file."""
-    return f"{file_prefix(file_id)}/parts"
+    return f"{file_prefix(file_id)}/{PARTS}"
 
 
 def part_key(file_id: str, name: str) -> str:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from backfill.store.blobs import BlobWriter
 from backfill.store.disk import make_unavailable, telling
 from backfill.store.faults import reach
+from backfill.store.local_writer import LocalWriter
 from backfill.store.permissions import make_folder
 
 __all__ = ["FileNamedLater", "is_unfinished", "remove_file"]
@@ -12,7 +12,7 @@ __all__ = ["FileNamedLater", "is_unfinished", "remove_file"]
 _UNFINISHED = "unnamed"
 
 
-class FileNamedLater(BlobWriter):
+class FileNamedLater(LocalWriter):
     """A blob that is written first and named at its seal: whole or not there, as every blob."""
 
     def __init__(self, folder: Path) -> None:

@@ -4,8 +4,8 @@ import shutil
 from pathlib import Path
 
 from backfill.errors import StoreUnavailable
-from backfill.store.blobs import BlobWriter
 from backfill.store.disk import telling
+from backfill.store.local_writer import LocalWriter
 
 __all__ = ["ROOM_MIN_BYTES", "probe_folder"]
 
@@ -22,7 +22,7 @@ def probe_folder(folder: Path) -> None:
         raise StoreUnavailable(message, code="disk_full")
     path = folder / "probe"
     with telling("write", path):
-        writer = BlobWriter(path)
+        writer = LocalWriter(path)
     with writer:
         writer.write(b"probe")
         writer.begin_sync()

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from backfill.app import Rooms
 from backfill.batch import Batch, State
-from backfill.dispatch import open_turn
+from backfill.dispatch import turn_beginning
 from backfill.store import LocalBlobs, content_key, index_key, journal_prefix, segment_key
 from backfill.turns import BatchRequest
 from bench.null.process import NullEngine
@@ -190,7 +190,7 @@ async def test_a_damaged_journal_is_done_again_and_that_is_logged_once(engine: N
     batch = await run_halfway(engine, tmp_path)
     key = LocalBlobs(tmp_path / "blobs").list(journal_prefix(batch.id))[0]
     flip_a_bit(blob_path(tmp_path, key))
-    open_turn._report_damage.cache_clear()
+    turn_beginning._report_damage.cache_clear()
     engine.behave(faults={})
     with capture_logs() as logs:
         async with open_house(tmp_path, engine.url) as rooms:

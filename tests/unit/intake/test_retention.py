@@ -13,7 +13,7 @@ from backfill.batch import File, FileStatus
 from backfill.config import Config, LimitsConfig, load_config
 from backfill.errors import NotFound, StoreUnavailable
 from backfill.intake import Intake, PartUploads, Retention, UploadPlan, new_file_id, sweep_files
-from backfill.store import LocalBlobs, Metadata, content_key, file_prefix, part_key
+from backfill.store import Blobs, LocalBlobs, Metadata, content_key, file_prefix, part_key
 from backfill.store.faults import failing
 from backfill.turns import BatchRequest, Turns, now_ms
 from tests.support.lines import request_lines
@@ -22,7 +22,7 @@ from tests.support.rooms import OWNER, seal, wait_until
 PAST_MS = 1000
 
 
-def holds(blobs: LocalBlobs, quarantined: int) -> bool:
+def holds(blobs: Blobs, quarantined: int) -> bool:
     return len(blobs.list_folders("quarantine")) == quarantined
 
 

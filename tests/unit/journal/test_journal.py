@@ -15,7 +15,7 @@ from backfill.errors import StoreUnavailable
 from backfill.journal import Fold, Record, SegmentWriter, SyncGroup, Tail, begin_segment
 from backfill.journal.record import HEADER_BYTES, encode_header, encode_record
 from backfill.journal.segment import scan_records
-from backfill.store import AppendFile, BlobReader, LocalBlobs, segment_key
+from backfill.store import AppendFile, LocalBlobs, LocalReader, segment_key
 
 BATCH = "0b5f7a3e-0000-4000-8000-000000000001"
 
@@ -286,13 +286,13 @@ async def test_a_tail_goes_on_behind_any_line_with_bounded_pieces(blobs: LocalBl
 
 async def test_a_tail_gives_out_nothing_that_is_not_on_disk(blobs: LocalBlobs, monkeypatch: pytest.MonkeyPatch) -> None:
     synced: list[int] = []
-    real = BlobReader.sync
+    real = LocalReader.sync
 
-    def note(self: BlobReader) -> None:
+    def note(self: LocalReader) -> None:
         synced.append(self.size_bytes)
         real(self)
 
-    monkeypatch.setattr(BlobReader, "sync", note)
+    monkeypatch.setattr(LocalReader, "sync", note)
     writer = await SegmentWriter.create(blobs, BATCH, 1)
     tail = Tail(blobs, BATCH, 3)
     for line in range(3):

@@ -64,14 +64,13 @@ def test_reads_at_any_place(blobs: LocalBlobs) -> None:
 
 
 def test_an_append_file_is_made_once(blobs: LocalBlobs) -> None:
-    file = blobs.append_to("journals/b/1.segment")
-    file.write(b"ab")
+    file = blobs.append_to("journals/b/1.segment", b"ab")
     file.write(b"cd")
     file.sync()
     file.close()
     assert blobs.read("journals/b/1.segment") == b"abcd"
     with pytest.raises(StoreUnavailable):
-        blobs.append_to("journals/b/1.segment")
+        blobs.append_to("journals/b/1.segment", b"ab")
 
 
 @pytest.mark.parametrize("call", ["write", "fsync", "fdatasync"])
@@ -79,7 +78,7 @@ def test_a_full_disk_is_an_error_with_a_reason(blobs: LocalBlobs, monkeypatch: p
     def fail(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    file = blobs.append_to("segment")
+    file = blobs.append_to("segment", b"")
     writer = blobs.create("blob")
     monkeypatch.setattr(os, call, fail)
     use = {"write": lambda: file.write(b"x"), "fsync": writer.seal, "fdatasync": file.sync}

@@ -56,7 +56,7 @@ async def test_nothing_in_a_data_directory_is_ever_open_to_others(tmp_path: Path
         await part.feed(b"x")
         assert_private(data_dir)  # half-written ones too
         await part.seal()
-        rooms.blobs.append_to("journals/b/0000000001.segment").close()
+        rooms.blobs.append_to("journals/b/0000000001.segment", b"").close()
         assert {path.name for path in data_dir.iterdir()} >= {
             "backfill.db",
             "backfill.db-wal",

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from backfill.store import BlobReader
+from backfill.store import LocalReader
 from backfill.web.api.operations import OPERATIONS
 from tests.unit.web.conftest import Api
 from tests.unit.web.test_errors import check_shape
@@ -30,10 +30,10 @@ async def test_head_is_get_without_the_body(api: Api, content: bytes) -> None:
 async def test_head_of_content_reads_none_of_it(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     file = await api.upload(b"0123456789")
 
-    def fail(reader: BlobReader, offset: int, length: int) -> bytes:
+    def fail(reader: LocalReader, offset: int, length: int) -> bytes:
         pytest.fail("the file was read")
 
-    monkeypatch.setattr(BlobReader, "read", fail)
+    monkeypatch.setattr(LocalReader, "read", fail)
     response = await api.client.head(f"/v1/files/{file['id']}/content", headers={"range": "bytes=2-3"})
     # A range is of a GET: here the size of the whole is asked for.
     assert (response.status_code, response.headers["content-length"]) == (200, "10")

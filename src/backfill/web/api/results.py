@@ -15,7 +15,7 @@ from backfill.batch import Batch, Outcome, State
 from backfill.errors import Conflict, InputLost, NotFound
 from backfill.index import LineIndex
 from backfill.journal import Finished, JournalHold, Tail
-from backfill.store import LocalBlobs, index_key, journal_prefix
+from backfill.store import Blobs, index_key, journal_prefix
 from backfill.web.api.head import is_head
 from backfill.web.api.keys import CallerOf
 from backfill.web.api.services import Services, ServicesOf
@@ -76,11 +76,11 @@ async def _open_lines(services: Services, batch: Batch, after: int) -> "_ResultL
         raise Conflict(message, code="input_file_deleted") from None
 
 
-def _check_journal(blobs: LocalBlobs, batch: Batch) -> None:
+def _check_journal(blobs: Blobs, batch: Batch) -> None:
     """Raises Conflict if the journal of an ended batch was removed. Blocks on disk."""
     # Lines that a cancel or a deadline left undone were never in the journal.
     has_one = batch.state.is_final and (batch.counts.answered or any(row.failed for row in batch.usage))
-    if has_one and not blobs.list(journal_prefix(batch.id)):
+    if has_one and not blobs.list_segments(journal_prefix(batch.id)):
         message = (
             f"The journal of batch {batch.id} was removed (retention.journals_days); its results are in its output and "
             "error file."
@@ -91,9 +91,7 @@ def _check_journal(blobs: LocalBlobs, batch: Batch) -> None:
 class _ResultLines:
     """Renders what the journal tells. Blocks on disk: call it in worker threads; one at a time goes in."""
 
-    def __init__(
-        self, blobs: LocalBlobs, batch: Batch, after: int, find_row: Callable[[], Awaitable[Batch]] | None
-    ) -> None:
+    def __init__(self, blobs: Blobs, batch: Batch, after: int, find_row: Callable[[], Awaitable[Batch]] | None) -> None:
         """`find_row` reads the batch's row again; None: no other process takes turns on it."""
         self._index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))
         self._batch = batch

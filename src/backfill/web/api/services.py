@@ -15,7 +15,7 @@ from backfill.config import Config
 from backfill.intake import Intake, Leftover
 from backfill.live import LiveTraffic
 from backfill.status import Forecast, MetricsSource, ReplicaStatus, ServedModel, Waiting
-from backfill.store import LocalBlobs, Metadata
+from backfill.store import Blobs, Metadata
 from backfill.turns import Turns
 from backfill.web.api.audit import Audit
 from backfill.web.api.readiness import Readiness
@@ -28,7 +28,7 @@ class Services:
     """The rooms and functions behind the API."""
 
     config: Config
-    blobs: LocalBlobs
+    blobs: Blobs
     metadata: Metadata
     keys: Keys
     intake: Intake

@@ -13,7 +13,7 @@ from backfill.batch import Batch, Outcome
 from backfill.errors import BackfillError
 from backfill.index import LineIndex
 from backfill.journal import Fold
-from backfill.store import BlobReader, LocalBlobs, content_key, index_key
+from backfill.store import BlobReader, Blobs, content_key, index_key
 from backfill.web.dashboard.drawing import Moment
 
 __all__ = ["Course", "JournalViews", "Line", "LinePage"]
@@ -65,7 +65,7 @@ class _View:
     A viewer who goes leaves his thread behind, so that the lock is the thread's and not the viewer's.
     """
 
-    def __init__(self, blobs: LocalBlobs, batch: Batch) -> None:
+    def __init__(self, blobs: Blobs, batch: Batch) -> None:
         self._lock = threading.Lock()
         self._blobs = blobs
         self._batch = batch
@@ -145,7 +145,7 @@ class _View:
 class JournalViews:
     """The batches that somebody looked at last."""
 
-    def __init__(self, blobs: LocalBlobs) -> None:
+    def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
         self._views: OrderedDict[str, _View] = OrderedDict()
 
