@@ -16,11 +16,11 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from backfill.batch import Batch, Dialect, Outcome, State, Usage
 from backfill.journal import Finished, Fold, Record, Tail, begin_segment
 from backfill.journal.record import encode_record
-from backfill.store import AppendFile, LocalBlobs
+from backfill.store import LocalBlobs, SegmentFile
 
-LINES = 6
+LINES = 40
 BATCH = "0b5f7a3e-0000-4000-8000-000000000001"
-PLACES = st.integers(0, 30)
+PLACES = st.sampled_from([0, 0, 1, 1, 2, 3])
 
 
 @dataclass
@@ -30,7 +30,7 @@ class Holder:
     epoch: int
     is_takeover: bool
     fences: dict[int, int] | None = None
-    segment: AppendFile | None = None
+    segment: SegmentFile | None = None
     header_bytes: int = 0
     is_closed: bool = False
     """It writes no more."""
@@ -110,8 +110,8 @@ class Journal(RuleBasedStateMachine):
     def begin(self, place: int) -> None:
         holder = self.find(place)
         if holder.fences is not None and holder.segment is None and not holder.is_closed:
-            holder.segment = begin_segment(self.blobs, BATCH, holder.epoch, holder.fences)
-            holder.header_bytes = holder.segment.size_bytes
+            segment = holder.segment = begin_segment(self.blobs, BATCH, holder.epoch, holder.fences)
+            holder.header_bytes = segment.size_bytes
 
     @precondition(lambda self: self.holders)
     @rule(place=PLACES, line=st.integers(0, LINES - 1), part=st.sampled_from([1.0, 1.0, 1.0, 0.5]))
@@ -143,7 +143,7 @@ class Journal(RuleBasedStateMachine):
         if holder.epoch == self.epoch and is_fenced:
             self.holder = None
 
-    @rule(after=st.integers(0, LINES))
+    @rule(after=st.integers(0, 6))
     def add_reader(self, after: int) -> None:
         given = self.readers[0].given[:after] if self.readers else []
         self.readers.append(Reader(Tail(self.blobs, BATCH, LINES, len(given), is_shared=True), [*given]))
@@ -167,6 +167,13 @@ class Journal(RuleBasedStateMachine):
             reader.row = None
             while found := reader.tail.read(1):
                 reader.given += found
+
+    @rule(place=PLACES)
+    def follow(self, place: int) -> None:
+        """All three at once."""
+        self.look(place)
+        self.ask(place)
+        self.read(place)
 
     @rule()
     def count(self) -> None:
@@ -214,4 +221,4 @@ class Journal(RuleBasedStateMachine):
 
 
 TestJournal = Journal.TestCase
-TestJournal.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestJournal.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)

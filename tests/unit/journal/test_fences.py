@@ -8,7 +8,7 @@ from backfill.batch import Batch, Outcome, State, Usage
 from backfill.errors import StoreUnavailable
 from backfill.journal import Fold, Record, Tail, begin_segment, fence
 from backfill.journal.record import encode_header, encode_record
-from backfill.store import AppendFile, LocalBlobs, segment_key
+from backfill.store import LocalBlobs, SegmentFile, segment_key
 
 BATCH = "0b5f7a3e-0000-4000-8000-000000000001"
 LINES = 9
@@ -40,7 +40,7 @@ def find_fences(blobs: LocalBlobs) -> dict[int, int]:
     return fold.fences
 
 
-def begin(blobs: LocalBlobs, epoch: int) -> AppendFile:
+def begin(blobs: LocalBlobs, epoch: int) -> SegmentFile:
     return begin_segment(blobs, BATCH, epoch, find_fences(blobs))
 
 
