@@ -10,7 +10,7 @@ TYPED_DIRECTORIES := $(wildcard src tests bench examples skills)
 
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
-.PHONY: help setup demo test test-all test-browser clients bench lint types walls check format clean
+.PHONY: help setup demo test test-scale test-all test-browser clients bench lint types walls check format clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -30,12 +30,15 @@ demo: setup ## a batch from upload to answers through the together SDK, on this 
 
 # The browser's tests by themselves: an event loop runs in their process all the time, which others cannot bear.
 test: setup ## the tests, but for the slow ones; those in a browser only where there is one
-	@$(BIN)/python -m pytest -q -m "not slow" --ignore tests/browser $(SIDE_BY_SIDE)
+	@$(BIN)/python -m pytest -q -m "not slow and not scale" --ignore tests/browser $(SIDE_BY_SIDE)
 	@if { command -v chromium || command -v chromium-browser; } >/dev/null && command -v npm >/dev/null; \
 		then $(BIN)/python -m pytest -q tests/browser; \
 		else echo "left out: the tests in a browser, since there is no Chromium; make test-browser installs one"; fi
 
-test-all: test ## all tests
+test-scale: setup ## what several workers share: the same tests on PostgreSQL, which is started for it
+	@$(BIN)/python -m pytest -q -m "scale and not slow" --ignore tests/browser $(SIDE_BY_SIDE)
+
+test-all: test test-scale ## all tests
 	@$(BIN)/python -m pytest -q -m slow
 
 test-browser: setup ## the pages in a real Chromium, which is installed (apt, as root) where there is none
@@ -61,7 +64,7 @@ types: setup ## mypy, strict
 walls: setup ## import-linter: which room may import which
 	@$(BIN)/lint-imports --no-logo
 
-check: lint types walls test ## all gates
+check: lint types walls test test-scale ## all gates
 
 format: setup ## ruff: format, and repair what can be repaired
 	@$(BIN)/ruff check --fix --quiet || true

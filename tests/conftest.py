@@ -1,10 +1,15 @@
 """Where tests run side by side, the files that take longest begin first, so that none of them is left at the end."""
 
+import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
 from hypothesis import settings
+
+from bench.postgres.server import PostgresServer
+from tests.support.rows import PostgresRows, RowsPlace, SqliteRows
 
 LONGEST_FIRST = (
     "tests/engine/test_members.py",
@@ -58,3 +63,18 @@ def _logs_as_imported() -> Iterator[None]:
     """A command that a test runs in this process sets logs up for it; the next test finds them as they were."""
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """One for all tests of this process; each has a schema or a database of its own in it."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.scale)])
+def rows(request: pytest.FixtureRequest, tmp_path: Path) -> RowsPlace:
+    """An empty database of each kind in turn: what holds for one holds for all."""
+    if request.param == "sqlite":
+        return SqliteRows(tmp_path)
+    return PostgresRows(request.getfixturevalue("postgres"), f"test_{uuid.uuid4().hex}")

@@ -20,7 +20,15 @@ from backfill.deliver import Deliverer, WebhookSender
 from backfill.dispatch import Crew, Dispatcher, Forecaster, Heartbeat
 from backfill.engines import Fleet
 from backfill.errors import NotFound, StoreBusy, StoreUnavailable
-from backfill.intake import DATABASE, Intake, Retention, UploadedMedia, check_database, check_rows, sweep_files
+from backfill.intake import (
+    Intake,
+    Retention,
+    UploadedMedia,
+    check_database,
+    check_place,
+    check_rows,
+    sweep_files,
+)
 from backfill.journal import Progress
 from backfill.live import AbsentTraffic, LiveMedia, LiveTraffic
 from backfill.media import LocalFiles, MediaLibrary
@@ -36,9 +44,11 @@ from backfill.store import (
     Reservations,
     UsageRecords,
     Workers,
+    choose_driver,
     close_to_others,
+    read_place,
 )
-from backfill.turns import Company, Duties, Neighbours, Turns, now_ms
+from backfill.turns import Company, Duties, Neighbours, Turns
 
 __all__ = ["Rooms", "open_rooms", "working"]
 
@@ -101,8 +111,11 @@ async def open_rooms(
         catalogue = await asyncio.to_thread(Catalogue.load, config.catalogue.file, config.catalogue.models)
         shares = role is not Role.ALL
         lock, blobs, metadata, stored_keys = await _open_store(config, stack, shares=shares)
-        holder = str(uuid.uuid4())
-        duties = _make_duties(config, metadata, holder) if shares else Duties()
+        # A database in the data directory knows no others.
+        place = f"{read_place(config.data_dir)}:" if metadata.database.many_writers else ""
+        holder = place + str(uuid.uuid4())
+        has_company = shares or metadata.database.many_writers
+        duties = _make_duties(config, metadata, holder) if has_company else Duties()
         neighbours = _open_neighbours(config, stack) if shares else None
         intake = await _open_intake(config, blobs, metadata, duties)
         media_store = await asyncio.to_thread(_find_media_store, config.data_dir, stack) if shares else None
@@ -114,9 +127,9 @@ async def open_rooms(
         sources = QuotaSources(progress.measure, functools.partial(_find_token_limit, keys), catalogue.resolve)
         quota = Quota(metadata, config.limits.enqueued_tokens, sources, is_shared=shares)
         await quota.begin()
-        turns = _make_turns(config, catalogue, metadata, quota, Company(duties, neighbours, holder))
+        turns = _make_turns(config, catalogue, metadata, quota, Company(duties, neighbours, holder, place))
         if lock.is_alone:
-            # The lock says that nobody else is here: whoever held a turn is dead.
+            # The lock says that nobody else is here: whoever held a turn from here is dead.
             await turns.reclaim()
         if shares:
             lock.open_to_others()
@@ -162,18 +175,25 @@ async def _open_store(config: Config, stack: AsyncExitStack, *, shares: bool) ->
     lock = await asyncio.to_thread(FolderLock, config.data_dir, shares=shares)
     stack.callback(lock.release)
     await _close_to_others(config.data_dir)
-    await asyncio.to_thread(check_database, config.data_dir)
     blobs = LocalBlobs(config.data_dir / "blobs")
-    metadata = await Metadata.open(config.data_dir / DATABASE, is_shared=not lock.is_alone)
-    stack.push_async_callback(metadata.close)
+    metadata = await _open_metadata(config, stack, is_shared=not lock.is_alone)
     stored_keys = ApiKeys.open(metadata.database, config.data_dir)
     stack.callback(stored_keys.close)
     if lock.is_alone:
         await check_rows(config.data_dir, blobs, metadata)
+        await check_place(config.data_dir, metadata)
         await _sweep_blobs(blobs)
         # No file is being made now: what no row names is what a crash left.
         await sweep_files(blobs, metadata)
     return _Store(lock, blobs, metadata, stored_keys)
+
+
+async def _open_metadata(config: Config, stack: AsyncExitStack, *, is_shared: bool) -> Metadata:
+    driver = choose_driver(config.store, config.data_dir)
+    await asyncio.to_thread(check_database, config.data_dir, driver)
+    metadata = await Metadata.open(driver, is_shared=is_shared)
+    stack.push_async_callback(metadata.close)
+    return metadata
 
 
 async def _sweep_blobs(blobs: Blobs) -> None:
@@ -183,7 +203,7 @@ async def _sweep_blobs(blobs: Blobs) -> None:
 
 
 def _make_duties(config: Config, metadata: Metadata, holder: str) -> Duties:
-    return Duties(Leases(metadata.database, holder, now_ms, round(config.server.lease_s * 1000)))
+    return Duties(Leases(metadata.database, holder, metadata.database.now_ms, round(config.server.lease_s * 1000)))
 
 
 def _make_heartbeat(metadata: Metadata, holder: str, dispatcher: Dispatcher, fleet: Fleet) -> Heartbeat:
@@ -247,6 +267,7 @@ def _make_turns(config: Config, catalogue: Catalogue, metadata: Metadata, quota:
     return Turns(
         metadata,
         config.limits,
+        metadata.database.now_ms,
         announces_ends=announces_ends,
         appraisals=appraisals,
         add_batch=quota.add_batch,

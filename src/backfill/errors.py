@@ -130,6 +130,8 @@ class StoreUnavailable(BackfillError):
     """The data directory or the database cannot be used."""
 
     code = "store_unavailable"
+    reason: str = ""
+    """What the database said, where clients may be told it."""
 
 
 class StoreBusy(StoreUnavailable):

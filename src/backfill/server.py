@@ -19,10 +19,10 @@ from backfill.app import Rooms, open_rooms, working
 from backfill.batch import Batch
 from backfill.config import Config, Role
 from backfill.errors import InvalidConfig
-from backfill.intake import DATABASE, describe_data_size
+from backfill.intake import describe_data_size
 from backfill.plan import prepare
 from backfill.status import Forecast, MetricsSource
-from backfill.store import UsageRecords, has_keys
+from backfill.store import UsageRecords, choose_driver
 from backfill.telemetry import open_tracing, tracing_along
 from backfill.web import api, dashboard
 
@@ -203,7 +203,9 @@ def find_readiness(rooms: Rooms) -> "api.Readiness":
 async def _choose_host(config: Config) -> str:
     """Where to listen: as configured, or on this machine alone as long as nobody is asked for a key."""
     host = config.server.host
-    if _is_loopback(host) or config.server.api_keys or await asyncio.to_thread(has_keys, config.data_dir / DATABASE):
+    if _is_loopback(host) or config.server.api_keys:
+        return host
+    if await asyncio.to_thread(choose_driver(config.store, config.data_dir).has_keys):
         return host
     loopback = "::1" if ":" in host else "127.0.0.1"
     _log.warning(

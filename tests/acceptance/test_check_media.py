@@ -101,7 +101,7 @@ def test_what_cannot_be_had_is_told_of_each_line(tmp_path: Path, server: str, as
 
 def test_clips_are_checked_with_their_settings(tmp_path: Path) -> None:
     bodies = [
-        {"model": "m", "file": "https://example.com/a.mp3"},
+        {"model": "m", "file": "https://example.com/a.mp3", "prompt": "x" * 10_000},
         {"model": "m", "file": "a.mp3", "temperature": 7},
         {"model": "m", "file": "a.mp3", "file_url": "b.mp3"},
         {"model": "m"},
@@ -110,6 +110,8 @@ def test_clips_are_checked_with_their_settings(tmp_path: Path) -> None:
     write(tmp_path, *lines)
     code, told = check(tmp_path, "--endpoint", "/v1/audio/transcriptions")
     assert (code, told["clips"], told["pictures"], told["links"]) == (1, 2, 0, 2)
+    # A minute each, before anything is known of a clip, and nothing for what is written beside it.
+    assert told["token_estimate"] == 4 * 60 * 25
     assert [problem["param"] for problem in told["request_problems"]] == [
         "body.temperature",
         "body.file_url",

@@ -64,7 +64,7 @@ async def test_links_are_fetched_or_fail_alone_and_no_secret_is_left(tmp_path: P
         f"{base}/gone.png answers HTTP 410.",
         f"{base}/away.png is redirected: http://127.0.0.2/x is not at a public address (media.allow).",
         f"{base}/broken.png answers HTTP 500 (given up after 2 tries).",
-        f"{base}/page.png is of no known form, and no picture that is taken",
+        f"{base}/page.png is text/html, and no picture that is taken",
         "http://169.254.169.254/latest is not at a public address (media.allow).",
         "http://127.0.0.1/a is not taken with a user or a password in it.",
         "file: is not taken: only https: and data: URLs and ids of uploaded files are.",

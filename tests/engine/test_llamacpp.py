@@ -209,6 +209,7 @@ async def test_a_killed_child_is_noticed_and_started_again(replica: LlamaCppRepl
     lost = await call
     assert isinstance(lost, Lost)
     assert lost.reason is LostReason.DISCONNECTED
+    assert lost.engine_ended
     await until(lambda: replica.address is None)
     unsent = await replica.send(CHAT, chat("Hello!"))
     assert isinstance(unsent, Lost)

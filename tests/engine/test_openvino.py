@@ -142,6 +142,7 @@ async def test_a_killed_child_is_noticed_and_started_again(replica: OpenVinoRepl
     lost = await call
     assert isinstance(lost, Lost)
     assert lost.reason is LostReason.DISCONNECTED
+    assert lost.engine_ended
     async with asyncio.timeout(DEADLINE_S):
         while replica.address is not None:
             await asyncio.sleep(0.01)

@@ -120,6 +120,7 @@ async def test_killed_in_mid_clip_it_is_started_again(make: Make, tmp_path: Path
     lost = await call
     assert isinstance(lost, Lost)
     assert lost.reason is LostReason.DISCONNECTED
+    assert lost.engine_ended
     async with asyncio.timeout(DEADLINE_S):
         while replica.address is not None:
             await asyncio.sleep(0.02)

@@ -85,7 +85,7 @@ def test_rooms_say_what_they_offer(room: Path) -> None:
     assert [name for name in listed if not hasattr(module, name)] == []
 
 
-HOSTS = ("openvino.host.handlers", "llamacpp.host", "managed.host")
+HOSTS = ("openvino.host.handlers", "llamacpp.host", "managed.host", "speech.host.handlers")
 """The programs of child processes, at the module that loads most of each."""
 
 
@@ -95,7 +95,7 @@ def test_a_child_process_loads_nothing_of_the_server(host: str) -> None:
     code = f"import sys, {name}; print(*(module for module in sys.modules if module.startswith('backfill')))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split()
     kind = name.rpartition(".host")[0]
-    of_the_host = (f"{name.partition('.host')[0]}.host", f"{kind}.messages", "backfill.engines.host_process")
+    of_the_host = (f"{name.partition('.host')[0]}.host", f"{kind}.messages", "backfill.engines.host_")
     outside = [module for module in loaded if not module.startswith(of_the_host)]
     assert sorted(outside) == ["backfill", "backfill.engines", kind]
 

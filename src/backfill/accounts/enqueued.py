@@ -3,7 +3,6 @@
 Nothing of it is stored. It is read from the rows at the start, follows each write in the write's own transaction, and
 is forgotten and read again when a transaction comes to nothing; so it is what a fold of the rows would give, at the
 price of one batch and not of all that wait. How far batches are it is told from time to time, by their journals.
-Where other processes write rows too it is read anew each time, and only what it was told is kept.
 """
 
 from collections import Counter
@@ -33,11 +32,10 @@ class _Share:
 class Enqueued:
     """A `BatchWatcher`. Everything but making it belongs to the thread that writes to the database."""
 
-    def __init__(self, resolve: Callable[[str], str], *, is_shared: bool = False) -> None:
-        """`resolve`: the id of the model that has this name; `is_shared`: other processes change rows too."""
+    def __init__(self, resolve: Callable[[str], str], *, many_writers: bool = False) -> None:
+        """`resolve`: the id of the model that has this name. `many_writers`: other processes change the rows too."""
         self._resolve = resolve
-        self._is_shared = is_shared
-        self._told: Mapping[str, Mapping[str, int]] = {}
+        self._many_writers = many_writers
         self._shares: dict[str, _Share] | None = None
         self.by_model: Counter[str] = Counter()
         """Model -> tokens of all batches."""
@@ -45,16 +43,20 @@ class Enqueued:
         """Owner and model -> tokens of the owner's batches."""
 
     def load(self, connection: Connection) -> None:
-        """Read the rows, unless they are known."""
-        if self._is_shared:
-            self._shares = None
+        """Read the rows, unless they are known; of those that other processes may have changed, the new ones."""
         if self._shares is None:
             self._shares = {}
             self.by_model.clear()
             self.by_owner.clear()
             for claim in Reservations.read_claims(connection):
                 self._add(claim)
-            self._take_in(self._told)
+        elif self._many_writers:
+            there = Reservations.list_claiming(connection)
+            for batch_id in self._shares.keys() - there:
+                self._remove(batch_id)
+            if unknown := there - self._shares.keys():
+                for claim in Reservations.read_claims(connection, unknown):
+                    self._add(claim)
 
     def note_added(self, batch: Batch) -> None:
         """See `BatchWatcher`."""
@@ -65,10 +67,7 @@ class Enqueued:
         """See `BatchWatcher`."""
         if self._shares is None or values.get("state", "") in UNSENT or "state" not in values:
             return
-        share = self._shares.pop(batch_id, None)
-        if share is not None:
-            for model, tokens in share.left.items():
-                self._count(share.owner, model, -tokens)
+        self._remove(batch_id)
 
     def forget(self) -> None:
         """See `BatchWatcher`."""
@@ -76,11 +75,6 @@ class Enqueued:
 
     def note_progress(self, lefts: Mapping[str, Mapping[str, int]]) -> None:
         """Take in what batches still need of each model by their journals; it never grows."""
-        if self._is_shared:
-            self._told = lefts
-        self._take_in(lefts)
-
-    def _take_in(self, lefts: Mapping[str, Mapping[str, int]]) -> None:
         for batch_id, left in lefts.items():
             share = (self._shares or {}).get(batch_id)
             if share is None:
@@ -111,6 +105,12 @@ class Enqueued:
             self._shares[claim.batch_id] = _Share(claim.owner, claim.deadline_at_ms, left)
         for model, tokens in left.items():
             self._count(claim.owner, model, tokens)
+
+    def _remove(self, batch_id: str) -> None:
+        share = (self._shares or {}).pop(batch_id, None)
+        if share is not None:
+            for model, tokens in share.left.items():
+                self._count(share.owner, model, -tokens)
 
     def _count(self, owner: str, model: str, tokens: int) -> None:
         self.by_model[model] += tokens

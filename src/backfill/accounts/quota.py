@@ -85,7 +85,8 @@ class Quota:
         self._reservations = Reservations(metadata.database)
         self._limit = limit
         self._sources = sources
-        self._enqueued = Enqueued(sources.resolve, is_shared=is_shared)
+        many_writers = is_shared or metadata.database.many_writers
+        self._enqueued = Enqueued(sources.resolve, many_writers=many_writers)
         self._progress_age_max_s = progress_age_max_s
         self._progress_at_s = float("-inf")
         self._reading_progress = asyncio.Lock()

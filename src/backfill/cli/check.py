@@ -7,7 +7,7 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from backfill.batch import BatchProblem, Dialect
+from backfill.batch import BatchProblem, Dialect, fit_to_endpoint
 from backfill.cli.console import emit, say, write_out
 from backfill.cli.failures import SOME_FAILED, UNUSABLE, end_on_error
 from backfill.cli.media_check import MediaReport, fetch_media, inspect_media_of
@@ -141,7 +141,7 @@ def _describe(name: str, endpoint: str, report: Report) -> dict[str, object]:
         "usable": not verdict.fails,
         "requests": report.survey.lines,
         "size_bytes": report.size_bytes,
-        "token_estimate": report.survey.token_estimate,
+        "token_estimate": _count_tokens(report.survey, endpoint),
         "models": report.survey.models,
         "pictures": report.media.pictures,
         "clips": report.media.clips,
@@ -153,13 +153,19 @@ def _describe(name: str, endpoint: str, report: Report) -> dict[str, object]:
     }
 
 
+def _count_tokens(survey: Survey, endpoint: str) -> int:
+    """What all lines are taken to need there, prompts and answers together."""
+    needs = [fit_to_endpoint(need, endpoint) for need in survey.needs.values()]
+    return sum(need.prompt_tokens + need.completion_tokens for need in needs)
+
+
 def _print(name: str, endpoint: str, report: Report) -> None:
     survey, verdict = report.survey, report.verdict
     for problem in verdict.of_file.problems:
         write_out(name_problem(name, problem))
     for problem in verdict.of_requests.problems:
         write_out(name_problem(name, problem, label="not sent: "))
-    tokens = f"about {survey.token_estimate:,} tokens with the answers"
+    tokens = f"about {_count_tokens(survey, endpoint):,} tokens with the answers"
     write_out(f"{name}: {survey.lines:,} requests for {endpoint}, {tokens}")
     if report.media.pictures or report.media.clips:
         write_out(_name_media(report.media))

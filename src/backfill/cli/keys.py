@@ -179,8 +179,9 @@ class _Place:
 
         with end_on_error(as_json=as_json):
             given = {} if self._data_dir is None else {"data_dir": self._data_dir}
-            self._data_dir = load_config(self._config_file, overrides=given).data_dir
-            return ask_data_dir(work, self._data_dir)
+            config = load_config(self._config_file, overrides=given)
+            self._data_dir = config.data_dir
+            return ask_data_dir(work, config)
 
 
 def _show_made(made: _Object, place: _Place, *, as_json: bool) -> None:

@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import msgspec
 
 from backfill.accounts import KeyDraft, Keys
+from backfill.config import Config
 from backfill.errors import InvalidInput, StoreBusy
-from backfill.intake import DATABASE, check_database
-from backfill.store import ApiKeys, FolderLock, Metadata
+from backfill.intake import check_database
+from backfill.store import ApiKeys, Driver, FolderLock, Metadata, choose_driver
 from backfill.wire.admin_keys import render_key
 
 __all__ = ["LocalKeys", "ask_data_dir", "open_local_keys"]
@@ -45,17 +46,20 @@ class LocalKeys:
 
 
 @asynccontextmanager
-async def open_local_keys(data_dir: Path) -> AsyncIterator[LocalKeys]:
+async def open_local_keys(config: Config) -> AsyncIterator[LocalKeys]:
     """The keys of this data directory, also while a server works in it: it notices at its next request.
+
+    With a database that others share, those servers notice that are elsewhere after some seconds.
 
     Raises:
         StoreUnavailable: the data directory cannot be used, or a server of another version works in it.
 
     """
+    data_dir, driver = config.data_dir, choose_driver(config.store, config.data_dir)
     with _is_alone(data_dir) as alone:
         if alone:
-            check_database(data_dir)
-        metadata = await Metadata.open(data_dir / DATABASE, is_shared=not alone)
+            check_database(data_dir, driver)
+        metadata = await Metadata.open(driver, is_shared=_has_others(driver) or not alone)
     try:
         stored = ApiKeys.open(metadata.database, data_dir)
         try:
@@ -64,6 +68,11 @@ async def open_local_keys(data_dir: Path) -> AsyncIterator[LocalKeys]:
             stored.close()
     finally:
         await metadata.close()
+
+
+def _has_others(driver: Driver) -> bool:
+    """Whether servers of another version may work on it, wherever they are."""
+    return driver.many_writers and driver.find_loss() is None
 
 
 @contextmanager
@@ -80,11 +89,11 @@ def _is_alone(data_dir: Path) -> Iterator[bool]:
         lock.release()
 
 
-def ask_data_dir(work: Callable[[LocalKeys], Awaitable[_Answer]], data_dir: Path) -> _Answer:
+def ask_data_dir(work: Callable[[LocalKeys], Awaitable[_Answer]], config: Config) -> _Answer:
     """What `work` comes to with the keys of a data directory."""
 
     async def ask() -> _Answer:
-        async with open_local_keys(data_dir) as keys:
+        async with open_local_keys(config) as keys:
             return await work(keys)
 
     return asyncio.run(ask())

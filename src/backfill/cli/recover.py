@@ -12,6 +12,7 @@ from backfill.cli.options import AsJson, ConfigFile
 from backfill.config import load_config
 from backfill.intake import Recovery
 from backfill.intake import recover as recover_files
+from backfill.store import choose_driver
 
 __all__ = ["recover"]
 
@@ -28,7 +29,8 @@ def recover(
     """Take files in again whose rows the database has lost. Exits with 1 if something cannot be had again."""
     with end_on_error(as_json=as_json):
         config = load_config(config_file, overrides={} if data_dir is None else {"data_dir": data_dir})
-        recovery = asyncio.run(recover_files(config.data_dir, is_trial=dry_run))
+        driver = choose_driver(config.store, config.data_dir)
+        recovery = asyncio.run(recover_files(config.data_dir, driver, is_trial=dry_run))
         if as_json:
             emit(_describe(recovery, is_trial=dry_run))
         else:

@@ -1,7 +1,6 @@
 """Keeps one replica as full as pays, with lines of whichever batches have some for it."""
 
 import asyncio
-import math
 import random
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -17,22 +16,20 @@ from backfill.dispatch.lane import Job, Lane
 from backfill.dispatch.lanes import Lanes
 from backfill.dispatch.line_sender import NotSent
 from backfill.dispatch.live_share import LiveShare
+from backfill.dispatch.losses import Losses
 from backfill.dispatch.observer import Observer
 from backfill.dispatch.open_turn import OpenTurn
 from backfill.dispatch.prefix_gate import PrefixGate, leave_gate
 from backfill.dispatch.replies import Replied, Replies
 from backfill.dispatch.residency import Residency
-from backfill.dispatch.retry import choose_delay_s, render_loss
 from backfill.dispatch.startup import Startup
-from backfill.engines import Answered, Lost, LostReason, Presence, Replica, Reply
-from backfill.status import ReplicaState, ReplicaStatus, WaitReason
+from backfill.engines import Answered, Lost, Presence, Replica, Reply
+from backfill.status import ReplicaState, ReplicaStatus
 from backfill.turns import now_ms
 
 __all__ = ["Feeder"]
 
 _TICK_S = 0.25
-# So often a line may get a 429 although others were answered meanwhile: then it is the line that is too much.
-_REJECTIONS_MAX = 20
 _NO_USAGE = Usage()
 _log = structlog.get_logger(__name__)
 
@@ -65,8 +62,6 @@ class Feeder:
         self._startup = Startup(replica, self._breaker, self.hindrance)
         self._workers = 0
         self._room = 0
-        self._crowd, self._crowded_until_s = 0, -math.inf
-        self._replied_at_s = -math.inf
         self._replied: list[Replied] = []
         """What came in this turn of the event loop."""
         self._is_held_back = False
@@ -79,6 +74,7 @@ class Feeder:
         self.observer = Observer(replica)
         self.tally = self.observer.tally
         """What the replica did."""
+        self._losses = Losses(policy, dice, self._breaker, self._startup, self.hindrance, self.tally)
         self.lanes = Lanes(replica.name, self.tally, clock_ms)
         """What it serves, and whose line goes next."""
         self.live: LiveShare = LiveShare(replica)
@@ -141,6 +137,7 @@ class Feeder:
     def withdraw(self, lane: Lane[OpenTurn]) -> None:
         """Forget a lane."""
         self.lanes.remove(lane)
+        self._losses.suspects.forget(lane)
 
     async def run(self) -> None:
         """Feed until cancelled."""
@@ -151,14 +148,19 @@ class Feeder:
                     ticked_at_s = self._loop.time()
                     self._note_replies()
                     self._tick(ticked_at_s)
-                if self.lanes.has_unsent and await self._make_ready():
+                if self._has_unsent and await self._make_ready():
                     self._fill()
                 await self._rest()
+
+    @property
+    def _has_unsent(self) -> bool:
+        """Whether lines could be sent now."""
+        return self.lanes.has_unsent or self._losses.suspects.has_waiting
 
     async def _rest(self) -> None:
         """Wait until something changes; while there is work, no longer than a tick."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(_TICK_S if self.in_flight or self.lanes.has_unsent else None):
+            async with asyncio.timeout(_TICK_S if self.in_flight or self._has_unsent else None):
                 await self._wake.wait()
         self._wake.clear()
 
@@ -194,8 +196,10 @@ class Feeder:
             if self.replica.address is None:
                 if await self._startup.start():
                     self._adopt_replica()
-                elif self._residency is not None:
-                    await self._residency.give_up(self)
+                else:
+                    self._losses.suspects.release(self.lanes.has_others)
+                    if self._residency is not None:
+                        await self._residency.give_up(self)
         except Exception as error:  # noqa: BLE001 - an engine that could not be stopped; it must not end the feeding
             self._startup.note_outage(name_fault(self.replica.name, error))
         return self.replica.address is not None
@@ -224,9 +228,7 @@ class Feeder:
             return 0
         if self._breaker.is_probing:
             return 1
-        is_crowded = self._loop.time() < self._crowded_until_s
-        limit = self._controller.limit
-        return self.live.allow(min(limit, self._crowd) if is_crowded else limit)
+        return self.live.allow(self._losses.allow(self._controller.limit, self._loop.time()))
 
     def make_room_for(self, presence: Presence) -> None:
         """Let these live requests go first, from now on."""
@@ -260,7 +262,7 @@ class Feeder:
         try:
             if not lane.is_open:
                 # It was closed between the taking and this: the turn's files may be closed too.
-                self.in_flight -= 1
+                self._land(lane, job)
                 leave_gate(job.passage, None)
                 return
             while True:
@@ -274,11 +276,16 @@ class Feeder:
             self._wake.set()
 
     def _take(self) -> tuple[Lane[OpenTurn], Job] | None:
-        taken = self.lanes.take(self._gate)
+        suspects = self._losses.suspects
+        taken = suspects.take(self.in_flight) if suspects else self.lanes.take(self._gate)
         if taken is not None:
             # Counted from here on, so that nobody takes the replica's memory before the worker begins.
             self.in_flight += 1
         return taken
+
+    def _land(self, lane: Lane[OpenTurn], job: Job) -> None:
+        self.in_flight -= 1
+        self._losses.suspects.note_back(lane, job.line)
 
     async def _send(self, lane: Lane[OpenTurn], job: Job, task: "asyncio.Task[None]") -> None:
         turn, replica, preemption = lane.turn, self.replica, self.live.preemption
@@ -310,7 +317,7 @@ class Feeder:
                 raise
             task.uncancel()
         finally:
-            self.in_flight -= 1
+            self._land(lane, job)
             turn.land(task)
             if passage is not None:
                 leave_gate(passage, reply)
@@ -322,7 +329,12 @@ class Feeder:
     def _settle(self, lane: Lane[OpenTurn], line: int, reply: Reply, started_s: float, now_s: float) -> None:
         if isinstance(reply, Lost):
             self._note_replies()
-            self._try_again(lane, line, reply, started_s, now_s)
+            self._losses.note(
+                *(lane, line, reply, started_s, now_s),
+                in_flight=self.in_flight,
+                lanes=self.lanes,
+                controller=self._controller,
+            )
             self._room = self._allowed()
             return
         if isinstance(reply, Answered):
@@ -341,7 +353,7 @@ class Feeder:
         if not self._replied:
             return
         replies, self._replied = Replies(self._replied), []
-        self._replied_at_s = replies.last_s
+        self._losses.replied_at_s = replies.last_s
         self.hindrance.note_reply()
         self._breaker.note_reply(max(replies.started_s))
         self.tally.add(replies)
@@ -350,50 +362,3 @@ class Feeder:
         controller.note_replies(replies)
         if controller.limit > limit:
             self._wake.set()
-
-    def _try_again(self, lane: Lane[OpenTurn], line: int, lost: Lost, started_s: float, now_s: float) -> None:
-        turn, tally = lane.turn, self.tally
-        if lost.never_sent:
-            # The engine failed, not the line: it costs no try.
-            lane.put_back(line)
-            self._breaker.note_outage(now_s, started_s)
-            self._startup.note_trouble(lost.message)
-            self.hindrance.note_failed_request(WaitReason.ENGINE, lost.message)
-            return
-        if self._is_rejection(lost, started_s, now_s) and turn.note_rejection(line, tally.answered) < _REJECTIONS_MAX:
-            # Nor does this: nothing was computed, and the same line is let in at another moment. Others go first
-            # after the pause, or a line that is too much would be every probe.
-            tally.lost += lost.reason is not LostReason.RATE_LIMITED
-            asked_s = min(lost.retry_after_s or 0.0, self._policy.retry_after_max_s)
-            pause_s = max(asked_s, self._breaker.pause_left_s(now_s))
-            lane.put_back_later(line, pause_s + _TICK_S + self._dice.uniform(0.0, self._policy.backoff_s))
-            return
-        tally.lost += 1
-        self._breaker.note_loss(now_s, started_s, has_alternative=self.lanes.has_others(lane))
-        tries = turn.tries.get(line, 0) + 1
-        if tries >= self._policy.tries or lost.reason is LostReason.RATE_LIMITED:
-            turn.tries[line] = tries - 1
-            body = render_loss(lost, tries)
-            turn.record(line, Outcome.EXHAUSTED, lost.status or 0, Usage(), now_s - started_s, body)
-            turn.send_next_twin(lane, line)
-            return
-        turn.tries[line] = tries
-        lane.put_back_later(line, choose_delay_s(self._policy, lost, tries, self._dice))
-
-    def _is_rejection(self, lost: Lost, started_s: float, now_s: float) -> bool:
-        """Whether the replica is well and only has too much to do: it says 429, or 503 while it answers others."""
-        tally = self.tally
-        if lost.reason is LostReason.RATE_LIMITED:
-            tally.rate_limited += 1
-            self._controller.note_rejection(now_s)
-            self._breaker.note_rate_limit(now_s, started_s, lost.retry_after_s)
-            self.hindrance.note_failed_request(WaitReason.RATE_LIMIT, lost.message)
-        elif lost.status == 503:
-            self._controller.note_rejection(now_s)
-            if now_s - self._replied_at_s > max(_TICK_S, tally.duration_s):
-                return False
-            # Its queue is full: until the next tick no more than it holds, or each worker would be turned away again.
-            self._crowd, self._crowded_until_s = max(1, self.in_flight - 1), now_s + _TICK_S
-        else:
-            return False
-        return True

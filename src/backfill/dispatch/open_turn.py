@@ -49,6 +49,8 @@ class OpenTurn:
         self.lanes: list[Lane[OpenTurn]] = []
         self.tries: dict[int, int] = {}
         """Line -> tries lost so far, for lines that lost one."""
+        self.ended_engine: set[int] = set()
+        """Lines over which an engine ended that had nothing else to do."""
         self.twins = plan.twins
         """Line -> lines that ask for the very same and get its outcome."""
         self.over = over
@@ -280,7 +282,7 @@ class OpenTurn:
                 continue
             lines = [line for group in groups for line in group.lines]
             twins = [twin for line in lines for twin in self.twins.pop(line, ())]
-            await self._refuse_unserved(lines + twins, name, fleet.served_models())
+            await self._refuse_unserved(lines + twins, name, fleet.served_models(self.endpoint))
 
     def _make_lane(self, route: Route, groups: list[LineGroup], *, insert_model: bool) -> "Lane[OpenTurn]":
         media = self.media
@@ -319,7 +321,9 @@ class OpenTurn:
 
     async def _refuse_unserved(self, lines: Iterable[int], model: str, served: list[str]) -> None:
         known = (
-            f"This server serves: {', '.join(served)}." if served else "This server serves no model on this endpoint."
+            f"On this endpoint this server serves: {', '.join(served)}."
+            if served
+            else "This server serves no model on this endpoint."
         )
         message = f"Invalid model specified: {quote(model)}. {known}"
         body = render_refusal(BatchProblem("invalid_model", message, param="model"))

@@ -124,10 +124,14 @@ class Fleet:
             self._routes[key] = self._find_route(model, endpoint)
         return self._routes[key]
 
-    def served_models(self) -> list[str]:
-        """The ids that are known to be served, sorted; an engine that takes any id adds its own model's, if known."""
-        ids = {model for member in self._members for model in member.models if model != _ANY}
-        ids |= {member.own_model for member in self._members if member.own_model and _ANY in member.models}
+    def served_models(self, endpoint: str | None = None) -> list[str]:
+        """The ids that are known to be served, sorted; an engine that takes any id adds its own model's, if known.
+
+        `endpoint`: there; None: anywhere.
+        """
+        serving = [each for each in self._members if endpoint is None or endpoint in each.replica.limits.endpoints]
+        ids = {model for member in serving for model in member.models if model != _ANY}
+        ids |= {member.own_model for member in serving if member.own_model and _ANY in member.models}
         return sorted(ids)
 
     async def list_models(self) -> list[ServedModel]:

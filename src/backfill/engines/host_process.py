@@ -1,4 +1,4 @@
-"""What every child process that runs an engine does so that it never outlives its parent."""
+"""What every child process that runs an engine does: it tells its parent how it started, and never outlives it."""
 
 import ctypes
 import os
@@ -7,12 +7,27 @@ import sys
 import threading
 from typing import Final
 
-__all__ = ["KEY_VARIABLE", "end_with_parent", "take_key"]
+import msgspec
+
+__all__ = ["KEY_VARIABLE", "ReadyLine", "end_with_parent", "take_key"]
 
 KEY_VARIABLE: Final = "BACKFILL_ENGINE_KEY"
 """Where a child finds what requests to it must bring: other users cannot see a process's environment."""
 
 _PR_SET_PDEATHSIG = 1
+
+
+class ReadyLine:
+    """The one line on stdout. From here on all else that is printed goes to stderr: libraries print too."""
+
+    def __init__(self) -> None:
+        self._stdout = os.dup(1)
+        os.dup2(2, 1)
+
+    def send(self, ready: msgspec.Struct) -> None:
+        """Tell the parent where the engine answers, or why it does not; once."""
+        os.write(self._stdout, msgspec.json.encode(ready) + b"\n")
+        os.close(self._stdout)
 
 
 def end_with_parent() -> None:

@@ -45,6 +45,8 @@ class Lost:
     message: str
     status: int | None = None
     retry_after_s: float | None = None
+    engine_ended: bool = False
+    """The process that was to answer ended, for this request, for another that it had, or for a reason of its own."""
 
     @property
     def never_sent(self) -> bool:

@@ -12,14 +12,13 @@ from .parts import (
     new_part_id,
     upload_id_of,
 )
-from .recovery import DATABASE, Recovery, check_database, check_rows, recover
+from .recovery import Recovery, check_database, check_place, check_rows, recover
 from .retention import Retention, describe_data_size, sweep_files
 from .scanner import LineScanner
 from .upload import FileLimits, Intake, Upload, make_size_error, new_file_id
 from .uploaded_media import UploadedMedia
 
 __all__ = [
-    "DATABASE",
     "FailureChoice",
     "FileLimits",
     "Inputs",
@@ -36,6 +35,7 @@ __all__ = [
     "UploadPlan",
     "UploadedMedia",
     "check_database",
+    "check_place",
     "check_rows",
     "collect",
     "copy_failed_lines",

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from backfill.config import Config, RetentionConfig
 from backfill.errors import InvalidInput
+from backfill.intake.recovery import check_place
 from backfill.intake.upload import Intake
 from backfill.store import (
     JOURNALS_PREFIX,
@@ -15,6 +16,7 @@ from backfill.store import (
     FolderLock,
     LocalBlobs,
     Metadata,
+    choose_driver,
     file_prefix,
     journal_prefix,
 )
@@ -57,13 +59,19 @@ async def collect(config: Config, *, is_trial: bool) -> list[Leftover]:
         StoreBusy: a server works in it, which removes these things by itself; finding them is no matter.
 
     """
-    if not await asyncio.to_thread((config.data_dir / "backfill.db").is_file):
+    driver = choose_driver(config.store, config.data_dir)
+    loss = await asyncio.to_thread(driver.find_loss)
+    if loss == "gone" or not await asyncio.to_thread(config.data_dir.is_dir):
         message = f"There is no data directory {config.data_dir}."
+        raise InvalidInput(message, param="data_dir")
+    if loss is not None:
+        message = f"The database {driver.name} is {loss}."
         raise InvalidInput(message, param="data_dir")
     lock = None if is_trial else FolderLock(config.data_dir)
     try:
-        metadata = await Metadata.open(config.data_dir / "backfill.db")
+        metadata = await Metadata.open(driver)
         try:
+            await check_place(config.data_dir, metadata)
             blobs = LocalBlobs(config.data_dir / "blobs")
             intake = Intake(blobs, metadata, config.limits)
             found = await find_leftovers(intake, metadata, config.retention, config.quarantine_h)

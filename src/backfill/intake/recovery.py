@@ -6,18 +6,18 @@ told of as safe and has no row says that the database is new, empty or an older 
 
 import asyncio
 import hashlib
-import time
 from pathlib import Path
 from typing import NamedTuple
 
 from backfill.batch import File, FileStatus
-from backfill.errors import InvalidInput, NotFound, RowsLost
+from backfill.errors import InvalidInput, NotFound, RowsLost, StoreUnavailable
 from backfill.store import (
     FACTS,
     FILES_PREFIX,
     JOURNALS_PREFIX,
     PENDING_FACTS,
     Blobs,
+    Driver,
     FolderLock,
     LocalBlobs,
     Metadata,
@@ -28,12 +28,13 @@ from backfill.store import (
     journal_prefix,
     pending_facts_key,
     read_facts,
+    read_place,
 )
 
-__all__ = ["DATABASE", "Recovery", "check_database", "check_rows", "recover"]
+__all__ = ["Recovery", "check_database", "check_place", "check_rows", "recover"]
 
-DATABASE = "backfill.db"
-_SQLITE_MAGIC = b"SQLite format 3\0"
+# Under this name a database that is not in a data directory keeps to which one it belongs.
+_PLACE = "data_directory"
 _PIECE_BYTES = 1 << 20
 
 
@@ -50,15 +51,15 @@ class Recovery(NamedTuple):
     """Ids of batches that have no row: their journals are put aside."""
 
 
-def check_database(data_dir: Path) -> None:
+def check_database(data_dir: Path, driver: Driver) -> None:
     """Raise RowsLost if there are files or journals, but no database; before anything is opened, created or removed."""
-    reason = _find_reason(data_dir / DATABASE)
+    reason = driver.find_loss()
     if reason is None:
         return
     blobs = LocalBlobs(data_dir / "blobs")
     files, journals = blobs.list_folders(FILES_PREFIX), blobs.list_folders(JOURNALS_PREFIX)
     if files or journals:
-        raise _name_loss(data_dir, f"is {reason}", len(files), len(journals))
+        raise _name_loss(data_dir, driver, f"is {reason}", len(files), len(journals))
 
 
 async def check_rows(data_dir: Path, blobs: Blobs, metadata: Metadata) -> None:
@@ -67,16 +68,34 @@ async def check_rows(data_dir: Path, blobs: Blobs, metadata: Metadata) -> None:
     files -= await metadata.list_file_ids(FileStatus.SEALED)
     journals = set(await asyncio.to_thread(blobs.list_folders, JOURNALS_PREFIX)) - await metadata.list_batch_ids()
     if files or journals:
-        raise _name_loss(data_dir, "is older than what lies beside it", len(files), len(journals))
+        driver = metadata.database.driver
+        raise _name_loss(data_dir, driver, "is older than what lies beside it", len(files), len(journals))
 
 
-async def recover(data_dir: Path, *, is_trial: bool) -> Recovery:
+async def check_place(data_dir: Path, metadata: Metadata) -> None:
+    """Raise StoreUnavailable if the files of the database's batches lie in another data directory than this.
+
+    For databases that are not in the data directory: there one could be named to a server that has none of the files.
+    """
+    if not metadata.database.many_writers:
+        return
+    own = await asyncio.to_thread(read_place, data_dir)
+    if await metadata.get_secret(_PLACE, own.encode()) != own.encode():
+        message = (
+            f"The database {metadata.database.driver.name} belongs to another data directory than {data_dir}: "
+            "the files of its batches lie there. Name that one, or another database. Where it is lost, "
+            "`backfill recover` makes the database this directory's; batches whose files are not here then fail."
+        )
+        raise StoreUnavailable(message)
+
+
+async def recover(data_dir: Path, driver: Driver, *, is_trial: bool) -> Recovery:
     """Make rows again of what lies beside the files, and put aside what has none; a trial only says what would be done.
 
     Raises:
         InvalidInput: there is no such data directory.
         StoreBusy: another process works in it.
-        StoreUnavailable: it cannot be read or written.
+        StoreUnavailable: it or its database cannot be read or written.
 
     """
     if not await asyncio.to_thread(data_dir.is_dir):
@@ -85,17 +104,20 @@ async def recover(data_dir: Path, *, is_trial: bool) -> Recovery:
     lock = FolderLock(data_dir)
     try:
         blobs = LocalBlobs(data_dir / "blobs")
-        is_lost = _find_reason(data_dir / DATABASE) is not None
+        is_lost = await asyncio.to_thread(driver.find_loss) is not None
         if is_lost and is_trial:
             return await asyncio.to_thread(_judge, blobs, _Rows(), is_lost=True)
         if is_lost:
-            _put_database_aside(data_dir)
-        metadata = await Metadata.open(data_dir / DATABASE)
+            await asyncio.to_thread(driver.put_aside)
+        metadata = await Metadata.open(driver)
         try:
             rows = await _read_rows(metadata)
             recovery = await asyncio.to_thread(_judge, blobs, rows, is_lost=is_lost)
             if not is_trial:
                 await _carry_out(recovery, blobs, metadata)
+                if driver.many_writers:
+                    own = await asyncio.to_thread(read_place, data_dir)
+                    await metadata.set_secret(_PLACE, own.encode())
         finally:
             await metadata.close()
         return recovery
@@ -160,31 +182,9 @@ def _find_damage(blobs: Blobs, file: File) -> str | None:
     return None if digest.hexdigest() == file.sha256 else "its content is not what was uploaded"
 
 
-def _find_reason(database: Path) -> str | None:
-    """Why this is no database; None if it looks like one."""
-    try:
-        with database.open("rb") as file:
-            beginning = file.read(len(_SQLITE_MAGIC))
-    except FileNotFoundError:
-        return "gone"
-    except OSError:
-        return None  # whoever opens it says what is wrong
-    if not beginning:
-        return "empty"
-    return None if beginning == _SQLITE_MAGIC else "no database any more"
-
-
-def _put_database_aside(data_dir: Path) -> None:
-    """What is left of it goes nowhere; its log must not meet the new one."""
-    stamp = time.time_ns() // 1_000_000
-    for path in sorted(data_dir.glob(f"{DATABASE}*")):
-        if path.name in {DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"}:
-            path.rename(path.with_name(f"lost-{stamp}-{path.name}"))
-
-
-def _name_loss(data_dir: Path, how: str, files: int, batches: int) -> RowsLost:
+def _name_loss(data_dir: Path, driver: Driver, how: str, files: int, batches: int) -> RowsLost:
     return RowsLost(
-        f"The database {data_dir / DATABASE} {how}: {files} files and {batches} batches have no row in it. "
+        f"The database {driver.name} {how}: {files} files and {batches} batches have no row in it. "
         "Nothing was removed. Put the right database back, or take in again what can be had: "
         f"`backfill recover --data-dir {data_dir} --dry-run` lists it, and without --dry-run does it."
     )

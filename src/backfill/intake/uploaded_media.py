@@ -5,7 +5,7 @@ import asyncio
 from backfill.batch import File, FileStatus
 from backfill.config import MediaConfig
 from backfill.errors import NotFound
-from backfill.media import MediaRefused, find_format, inspect_media
+from backfill.media import MediaRefused, check_known, inspect_media
 from backfill.media_file import MediaFile, MediaKind
 from backfill.store import Blobs, Metadata, content_key
 
@@ -50,9 +50,7 @@ class UploadedMedia:
     def _inspect(self, file: File) -> MediaFile:
         key, subject = content_key(file.id), f"The file {file.id}"
         with self._blobs.open(key) as reader:
-            found = find_format(reader.read(0, _HEAD_BYTES))
-        if found is None:
-            raise MediaRefused(f"{subject} is of no known form of pictures or clips.")
+            found = check_known(reader.read(0, _HEAD_BYTES), subject)
         path = self._blobs.fetch(key)
         facts = inspect_media(path, found.kind, self._config, subject)
         return MediaFile(

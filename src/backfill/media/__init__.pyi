@@ -1,7 +1,7 @@
 from .data_urls import decode_data_url, is_data_url
 from .failures import MediaRefused, MediaUnavailable
 from .formats import MediaFormat, find_format
-from .inspection import inspect_media
+from .inspection import check_known, inspect_media
 from .library import BatchMedia, MediaLibrary
 from .local_files import LocalFiles
 from .pictures import PictureFacts, check_picture, convert_picture
@@ -18,6 +18,7 @@ __all__ = [
     "PictureFacts",
     "check_fit",
     "check_inline",
+    "check_known",
     "check_picture",
     "convert_picture",
     "decode_data_url",

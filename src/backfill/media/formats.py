@@ -5,10 +5,15 @@ from typing import NamedTuple
 
 from backfill.media_file import MediaKind
 
-__all__ = ["FORMATS", "HEAD_BYTES", "MediaFormat", "find_format"]
+__all__ = ["FORMATS", "HEAD_BYTES", "TAKEN", "MediaFormat", "find_format", "name_format"]
 
 HEAD_BYTES = 4096
 """So much of a file's beginning is enough to tell."""
+TAKEN = {
+    MediaKind.PICTURE: "png, jpeg, gif, webp, bmp, tiff, avif",
+    MediaKind.AUDIO: "wav, mp3, flac, ogg (opus too), m4a, mp4, mov, webm, mkv, mpeg, aac, aiff",
+}
+"""The forms of each kind, for messages."""
 
 
 class MediaFormat(NamedTuple):
@@ -62,7 +67,16 @@ def _is_adts(head: bytes) -> bool:
     return len(head) >= 4 and head[0] == 0xFF and head[1] & 0xF6 == 0xF0 and head[2] >> 2 & 0xF <= 12
 
 
+def _is_markup(*tags: bytes) -> Callable[[bytes], bool]:
+    def matches(head: bytes) -> bool:
+        text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+        return text.startswith(b"<") and any(tag in text for tag in tags)
+
+    return matches
+
+
 _PICTURE, _AUDIO = MediaKind.PICTURE, MediaKind.AUDIO
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"heif", b"mif1", b"msf1")
 FORMATS: tuple[tuple[MediaFormat, Callable[[bytes], bool]], ...] = (
     (MediaFormat(_PICTURE, "image/png", "png"), _starts(b"\x89PNG\r\n\x1a\n")),
     (MediaFormat(_PICTURE, "image/jpeg", "jpg"), _starts(b"\xff\xd8\xff")),
@@ -71,7 +85,7 @@ FORMATS: tuple[tuple[MediaFormat, Callable[[bytes], bool]], ...] = (
     (MediaFormat(_PICTURE, "image/bmp", "bmp"), lambda head: head.startswith(b"BM") and head[6:10] == bytes(4)),
     (MediaFormat(_PICTURE, "image/tiff", "tiff"), _starts(b"II*\0", b"MM\0*")),
     (MediaFormat(_PICTURE, "image/avif", "avif"), _has_brand(b"avif", b"avis")),
-    (MediaFormat(_PICTURE, "image/heic", "heic"), _has_brand(b"heic", b"heix", b"heif", b"mif1")),
+    (MediaFormat(_PICTURE, "image/heic", "heic"), _has_brand(*_HEIC)),
     (MediaFormat(_AUDIO, "audio/wav", "wav"), _is_riff(b"WAVE")),
     (MediaFormat(_AUDIO, "audio/flac", "flac"), _starts(b"fLaC")),
     # Whichever codec is in it: what servers take has this name for all.
@@ -90,7 +104,29 @@ FORMATS: tuple[tuple[MediaFormat, Callable[[bytes], bool]], ...] = (
 )
 """What is taken, and how it is known; the first that fits."""
 
+_OTHERS: tuple[tuple[str, Callable[[bytes], bool]], ...] = (
+    # Pages may have drawings in them, but not the other way round.
+    ("text/html", _is_markup(b"<html", b"<!doctype html")),
+    ("image/svg+xml", _is_markup(b"<svg")),
+    ("image/jxl", _starts(b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")),
+    ("image/jp2", _starts(b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP  \r\n\x87\n")),
+    ("image/x-icon", _starts(b"\0\0\1\0")),
+    ("image/vnd.adobe.photoshop", _starts(b"8BPS")),
+    ("application/pdf", _starts(b"%PDF-")),
+    ("application/zip", _starts(b"PK\3\4")),
+    ("application/gzip", _starts(b"\x1f\x8b")),
+)
+"""What is not taken and may well be sent, so that its sender is told what it is."""
+
 
 def find_format(head: bytes) -> MediaFormat | None:
     """What begins with these bytes (`HEAD_BYTES` of them, or all); None: nothing that is taken."""
     return next((known for known, matches in FORMATS if matches(head)), None)
+
+
+def name_format(head: bytes) -> str:
+    """What begins with these bytes, to go after "is" in a message."""
+    found = find_format(head)
+    if found is not None:
+        return found.media_type
+    return next((name for name, matches in _OTHERS if matches(head)), "of no known form")

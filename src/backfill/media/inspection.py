@@ -6,17 +6,13 @@ from typing import NamedTuple
 from backfill.config import MediaConfig
 from backfill.media.clip_length import read_length_ms
 from backfill.media.failures import MediaRefused
-from backfill.media.formats import HEAD_BYTES, MediaFormat, find_format
+from backfill.media.formats import HEAD_BYTES, TAKEN, MediaFormat, find_format, name_format
 from backfill.media.pictures import READABLE, check_picture
 from backfill.media_file import MediaFile, MediaKind
 
-__all__ = ["MediaFacts", "check_file", "check_format", "check_size", "find_limit", "inspect_media"]
+__all__ = ["MediaFacts", "check_file", "check_format", "check_known", "check_size", "find_limit", "inspect_media"]
 
 _NAMES = {MediaKind.PICTURE: "picture", MediaKind.AUDIO: "clip"}
-_TAKEN = {
-    MediaKind.PICTURE: "png, jpeg, gif, webp, bmp, tiff, avif",
-    MediaKind.AUDIO: "wav, mp3, flac, ogg (opus too), m4a, mp4, mov, webm, mkv, mpeg, aac, aiff",
-}
 
 _MEASURED = frozenset({"wav", "mp3", "flac", "ogg", "m4a", "mp4", "mov", "aiff"})
 """Of these the headers say how long a clip is; others would be misread."""
@@ -56,15 +52,23 @@ def check_format(head: bytes, kind: MediaKind, subject: str) -> MediaFormat:
         return found
     if not head:
         raise MediaRefused(f"{subject} holds nothing.")
-    what = "of no known form" if found is None else found.media_type
-    raise MediaRefused(f"{subject} is {what}, and no {_NAMES[kind]} that is taken: {_TAKEN[kind]}.")
+    raise MediaRefused(f"{subject} is {name_format(head)}, and no {_NAMES[kind]} that is taken: {TAKEN[kind]}.")
+
+
+def check_known(head: bytes, subject: str) -> MediaFormat:
+    """The same where it may be of either kind: what is wanted of it is not known yet."""
+    found = find_format(head)
+    if found is None:
+        taken = " and ".join(f"{_NAMES[kind]}s ({TAKEN[kind]})" for kind in MediaKind)
+        raise MediaRefused(f"{subject} is {name_format(head)}; taken are {taken}.")
+    return found
 
 
 def check_file(file: MediaFile, kind: MediaKind, config: MediaConfig, subject: str) -> None:
     """The same of a file that was inspected before, for another use."""
     is_picture = file.media_type.startswith("image/")
     if is_picture != (kind is MediaKind.PICTURE):
-        raise MediaRefused(f"{subject} is {file.media_type}, and no {_NAMES[kind]} that is taken: {_TAKEN[kind]}.")
+        raise MediaRefused(f"{subject} is {file.media_type}, and no {_NAMES[kind]} that is taken: {TAKEN[kind]}.")
     check_size(file.size_bytes, kind, config, subject)
     _check_length(file.duration_ms, config, subject)
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from backfill.config import MediaConfig
 from backfill.media.failures import MediaRefused
-from backfill.media.formats import HEAD_BYTES, find_format
-from backfill.media.inspection import inspect_media
+from backfill.media.formats import HEAD_BYTES
+from backfill.media.inspection import check_known, inspect_media
 from backfill.media.links import has_scheme
 from backfill.media_file import MediaFile
 
@@ -37,10 +37,8 @@ class LocalFiles:
             if not path.is_file():
                 raise MediaRefused(f"There is no file {source}.")
             with path.open("rb") as file:
-                found = find_format(file.read(HEAD_BYTES))
+                found = check_known(file.read(HEAD_BYTES), subject)
                 file.seek(0)
-                if found is None:
-                    raise MediaRefused(f"{subject} is of no known form of pictures or clips.")
                 sha256 = hashlib.file_digest(file, "sha256").hexdigest()
             facts = inspect_media(path, found.kind, self._config, subject)
         except (OSError, ValueError) as error:

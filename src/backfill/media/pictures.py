@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from backfill.config import MediaConfig
 from backfill.media.failures import MediaRefused
-from backfill.media.formats import HEAD_BYTES, find_format
+from backfill.media.formats import HEAD_BYTES, TAKEN, name_format
+from backfill.media_file import MediaKind
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -88,11 +89,10 @@ def _opened(picture: bytes | Path, config: MediaConfig, subject: str) -> Iterato
     # Our own limit is lower, and comes with a sentence; theirs would warn on the log.
     Image.MAX_IMAGE_PIXELS = None
     with io.BytesIO(picture) if isinstance(picture, bytes) else picture.open("rb") as file:
-        found = find_format(file.read(HEAD_BYTES))
-        media_type = found.media_type if found is not None else "of no known form"
+        media_type = name_format(file.read(HEAD_BYTES))
         decoder = _DECODERS.get(media_type)
         if decoder is None:
-            raise MediaRefused(f"{subject} is {media_type}, which is not read here; send it as JPEG or PNG.")
+            raise MediaRefused(f"{subject} is {media_type}; pictures are taken as {TAKEN[MediaKind.PICTURE]}.")
         file.seek(0)
         try:
             image = Image.open(file, formats=(decoder,))

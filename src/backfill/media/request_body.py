@@ -5,8 +5,10 @@ import binascii
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
+from backfill.batch import AUDIO_ENDPOINTS
 from backfill.config import MediaConfig
 from backfill.media.data_urls import decode_data_url, is_data_url
 from backfill.media.failures import MediaRefused
@@ -19,35 +21,44 @@ from backfill.wire import put_in
 __all__ = ["Named", "check_fit", "check_inline", "put_media_in"]
 
 
+_AUDIO_PATHS = " and ".join(AUDIO_ENDPOINTS)
+
+
 class Named(NamedTuple):
     """What a request names, without the bytes that stand in it."""
 
     fetched: tuple[MediaReference, ...] = ()
     """What has to be on disk before it is sent."""
-    kinds: frozenset[MediaKind] = frozenset()
+    kinds: Mapping[MediaKind, str] = MappingProxyType({})
+    """Of which kinds that is, and the member that names the first of each."""
     has_data: bool = False
     """Whether bytes stand in the request itself."""
 
     @classmethod
     def sort(cls, references: Iterable[MediaReference], *, passes_links: bool) -> "Named":
         """`passes_links`: the engine follows links itself."""
-        fetched, kinds, has_data = [], set(), False
+        fetched, has_data = [], False
+        kinds: dict[MediaKind, str] = {}
         for reference in references:
-            kinds.add(reference.kind)
+            kinds.setdefault(reference.kind, reference.param)
             if is_data_url(reference.source):
                 has_data = True
             elif not (passes_links and reference.source[:8].lower().startswith(("http:", "https:"))):
                 fetched.append(reference)
-        return cls(tuple(fetched), frozenset(kinds), has_data)
+        return cls(tuple(fetched), kinds, has_data)
 
 
-def check_fit(engine: str, kinds: AbstractSet[MediaKind], *, pictures: AbstractSet[str] | None, clips: bool) -> None:
-    """Raise MediaRefused if an engine that takes this takes nothing of such a kind."""
+def check_fit(engine: str, kinds: Mapping[MediaKind, str], *, pictures: AbstractSet[str] | None, clips: bool) -> None:
+    """Raise MediaRefused if an engine that takes this takes nothing of such a kind.
+
+    `kinds`: as in `Named`.
+    """
     if MediaKind.PICTURE in kinds and pictures is not None and not pictures:
         message = f"Engine {engine} takes no pictures; of the built-in ones llama.cpp does, with a projector."
-        raise MediaRefused(message, param="body")
+        raise MediaRefused(message, param=kinds[MediaKind.PICTURE])
     if MediaKind.AUDIO in kinds and not clips:
-        raise MediaRefused(f"Engine {engine} takes no audio in such a request.", param="body")
+        message = f"Engine {engine} takes no audio in such a request; the built-in ones hear it at {_AUDIO_PATHS} only."
+        raise MediaRefused(message, param=kinds[MediaKind.AUDIO])
 
 
 def check_inline(references: Iterable[MediaReference], config: MediaConfig) -> None:

@@ -1,11 +1,13 @@
 from .aging import Aging
-from .api_keys import ApiKeys, has_keys
+from .api_keys import ApiKeys
 from .append_file import AppendFile
 from .batch_search import BatchFilter, BatchSearch, BatchSums
 from .blobs import BlobMark, BlobReader, Blobs, BlobWriter, SegmentFile
 from .change_mark import ChangeMark
 from .data_size import DataSize, measure_folder
 from .disk import sync_each, sync_folder, telling
+from .driver import Driver
+from .drivers import choose_driver
 from .facts import begin_facts, confirm_facts, read_facts, withdraw_facts, write_facts
 from .folder_lock import FolderLock
 from .grouped_calls import GroupedCalls
@@ -37,14 +39,18 @@ from .local_writer import LocalWriter, seal_together
 from .metadata import Metadata
 from .named_later import FileNamedLater, is_unfinished, remove_file
 from .permissions import Closed, close_to_others, create_private, make_folder
+from .place import read_place
 from .probe import ROOM_MIN_BYTES, probe_folder
 from .queue import EndedBatch, QueuedBatch, read_ended, read_queue
 from .reservations import UNSENT, Claim, EndedUsage, Reservations
+from .sqlite import DATABASE, SqliteDriver
+from .turn_order import Lease, Wanted
 from .usage import BatchUsage, UsageRecords
 from .workers import Workers
 
 __all__ = [
     "CONTENT",
+    "DATABASE",
     "FACTS",
     "FILES_PREFIX",
     "JOURNALS_PREFIX",
@@ -69,11 +75,13 @@ __all__ = [
     "Claim",
     "Closed",
     "DataSize",
+    "Driver",
     "EndedBatch",
     "EndedUsage",
     "FileNamedLater",
     "FolderLock",
     "GroupedCalls",
+    "Lease",
     "Leases",
     "LocalBlobs",
     "LocalReader",
@@ -82,9 +90,12 @@ __all__ = [
     "QueuedBatch",
     "Reservations",
     "SegmentFile",
+    "SqliteDriver",
     "UsageRecords",
+    "Wanted",
     "Workers",
     "begin_facts",
+    "choose_driver",
     "close_to_others",
     "confirm_facts",
     "content_key",
@@ -92,7 +103,6 @@ __all__ = [
     "facts_key",
     "file_prefix",
     "find_epoch",
-    "has_keys",
     "index_key",
     "is_unfinished",
     "journal_prefix",
@@ -104,6 +114,7 @@ __all__ = [
     "probe_folder",
     "read_ended",
     "read_facts",
+    "read_place",
     "read_queue",
     "remove_file",
     "seal_together",

@@ -1,8 +1,6 @@
 """Rows of API keys. Only their digests are here: whoever reads the database cannot use one."""
 
-import sqlite3
 from collections.abc import Mapping
-from contextlib import closing
 from pathlib import Path
 from typing import Self, TypeVar
 
@@ -14,7 +12,7 @@ from backfill.store.change_mark import ChangeMark
 from backfill.store.database import Change, Database
 from backfill.store.schema import api_keys
 
-__all__ = ["ApiKeys", "has_keys"]
+__all__ = ["ApiKeys"]
 
 _Result = TypeVar("_Result")
 _MARK = "keys.mark"
@@ -68,7 +66,7 @@ class ApiKeys:
     async def note_uses(self, at_ms: Mapping[str, int]) -> None:
         """Write when these keys were used the last time. Nobody has to read them again for that."""
         values = [{"sought": key_id, "at": each} for key_id, each in at_ms.items()]
-        await self._database.write(lambda connection: connection.execute(_NOTE_USE, values))
+        await self._database.write(lambda connection: connection.execute(_NOTE_USE, values), alone=False)
 
     async def _change(self, change: Change[_Result]) -> _Result:
         try:
@@ -80,15 +78,3 @@ class ApiKeys:
     def close(self) -> None:
         """Give the mark's memory back; the database is somebody else's."""
         self._mark.close()
-
-
-def has_keys(database: Path) -> bool:
-    """Whether the database at this path has a key; False if it cannot be told. Blocks on disk.
-
-    For the time before the rooms are open, which may be another process's.
-    """
-    try:
-        with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-            return connection.execute("SELECT 1 FROM api_keys LIMIT 1").fetchone() is not None
-    except sqlite3.Error:
-        return False

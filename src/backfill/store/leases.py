@@ -1,20 +1,14 @@
 """Who does what only one process at a time may do: a row for each such thing, with a time at which it is free again."""
 
 from collections.abc import Callable
+from typing import Any
 
 from sqlalchemy import Connection, bindparam, select
 
 from backfill.store.database import Database
 from backfill.store.schema import batches, leases, workers
 
-__all__ = ["FREE_ALL", "Leases"]
-
-FREE_ALL = (
-    batches.update().where(batches.c.holder.is_not(None)).values(holder=None),
-    leases.delete(),
-    workers.delete(),
-)
-"""What a process writes that is alone on the data directory: whoever held anything is dead."""
+__all__ = ["Leases", "list_changes_to_free"]
 
 _ROW = select(leases).where(leases.c.name == bindparam("sought"))
 _RENEW = (
@@ -74,3 +68,12 @@ class Leases:
         """Remove what ran out long ago: of uploads that a dead process had under way."""
         old = leases.delete().where(leases.c.lease_until_ms < self._clock_ms() - 100 * self.lease_ms)
         await self._database.write(lambda connection: connection.execute(old))
+
+
+def list_changes_to_free(holders: str) -> tuple[Any, ...]:
+    """What is written once holders are known to be dead whose names begin so."""
+    return (
+        batches.update().where(batches.c.holder.startswith(holders, autoescape=True)).values(holder=None),
+        leases.delete().where(leases.c.holder.startswith(holders, autoescape=True)),
+        workers.delete().where(workers.c.id.startswith(holders, autoescape=True)),
+    )

@@ -3,32 +3,41 @@
 import asyncio
 import functools
 import secrets as random_source
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
-from sqlalchemy.dialects.sqlite import insert as insert_or_ignore
 
 from backfill.batch import Batch, File, FileStatus, State
 from backfill.errors import NotFound, StoreUnavailable
 from backfill.store.database import Database
-from backfill.store.leases import FREE_ALL
-from backfill.store.permissions import create_private
+from backfill.store.driver import Driver
+from backfill.store.leases import list_changes_to_free
+from backfill.store.paging import behind, in_order
 from backfill.store.reservations import BatchWatcher
 from backfill.store.revision import bring_up_to_date, check_revision
 from backfill.store.rows import encode_values, to_batch, to_file, to_values
 from backfill.store.schema import batches, files, secrets
-from backfill.store.turn_order import find_in_round
+from backfill.store.sqlite import SqliteDriver
+from backfill.store.turn_order import (
+    BATCHES_IN_STATE,
+    BY_TURN,
+    LATEST_MS,
+    Choose,
+    Lease,
+    Wanted,
+    claim_next,
+    find_next,
+)
 from backfill.store.twins import seek_twin
 
 __all__ = ["Metadata"]
 
 _ACTIVE = [state for state in State if not state.is_final]
 # Built once: SQLAlchemy takes longer to put a statement together than SQLite to carry it out.
-_LATEST_MS = 1 << 62
+_ALL = 1 << 62
 _ADD_FILE = files.insert()
 _ADD_BATCH = batches.insert()
 _FILE = select(files).where(files.c.id == bindparam("sought"))
@@ -37,22 +46,11 @@ _OWN_FILE = _FILE.where(
     or_(files.c.expires_at_ms.is_(None), files.c.expires_at_ms > bindparam("now")),
 )
 _BATCH = select(batches).where(batches.c.id == bindparam("sought"))
-_BY_TURN = (batches.c.deadline_at_ms, batches.c.created_at_ms, batches.c.id)
-_BATCHES_IN_STATE = (
-    select(batches)
-    .where(
-        batches.c.state == bindparam("in_state"),
-        batches.c.deadline_at_ms <= bindparam("due_at"),
-        or_(batches.c.holder.is_(None), batches.c.lease_until_ms < bindparam("free_at")),
-    )
-    .order_by(*_BY_TURN)
-    .limit(bindparam("most"))
-)
 _WAITING = (
     select(batches, files.c.survey)
     .outerjoin(files, files.c.id == batches.c.input_file_id)
     .where(batches.c.state == State.VALIDATING)
-    .order_by(*_BY_TURN)
+    .order_by(*BY_TURN)
     .limit(bindparam("most"))
 )
 _EPOCHS = select(batches.c.id, batches.c.epoch).where(
@@ -61,30 +59,35 @@ _EPOCHS = select(batches.c.id, batches.c.epoch).where(
 
 
 class Metadata:
-    """The metadata database of one data directory."""
+    """The metadata database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._watchers: list[BatchWatcher] = []
 
     @classmethod
-    async def open(cls, path: Path, *, is_shared: bool = False) -> Self:
-        """Open the SQLite file at `path`, creating it or bringing its schema up to date; raises StoreUnavailable.
+    async def open(cls, place: Driver | Path, *, is_shared: bool = False) -> Self:
+        """Open a database, or SQLite's file at a path, creating it or bringing its schema up to date.
 
         `is_shared`: another process works on it, so that the schema must be the newest and is left as it is.
+
+        Raises:
+            StoreUnavailable: it cannot be reached or used.
+            InvalidConfig: the package that it takes is not installed.
+
         """
+        driver = SqliteDriver(place) if isinstance(place, Path) else place
         try:
-            # SQLite gives its other files the mode of this one.
-            await asyncio.to_thread(create_private, path)
+            await asyncio.to_thread(driver.prepare)
         except OSError as error:
-            message = f"The metadata database {path} cannot be opened: {error.strerror}."
+            message = f"The metadata database {driver.name} cannot be opened: {error.strerror}."
             raise StoreUnavailable(message) from None
-        database = Database(path)
+        database = Database(driver)
         try:
             await database.write(check_revision if is_shared else bring_up_to_date)
         except StoreUnavailable as error:
             await database.close()
-            message = f"The metadata database {path} cannot be opened. {error.message}"
+            message = f"The metadata database {driver.name} cannot be opened. {error.message}"
             raise StoreUnavailable(message) from error
         except BaseException:
             await database.close()
@@ -120,7 +123,7 @@ class Metadata:
         if owner is None:
             rows = await self._database.find(_FILE, {"sought": file_id})
         else:
-            rows = await self._database.find(_OWN_FILE, {"sought": file_id, "owner": owner, "now": _now_ms()})
+            rows = await self._database.find(_OWN_FILE, {"sought": file_id, "owner": owner, "now": self._now_ms()})
         if not rows:
             message = f"No such file: {file_id}."
             raise NotFound(message, param="file_id")
@@ -137,14 +140,15 @@ class Metadata:
         self, owner: str, *, purpose: str | None = None, after: str | None = None, limit: int, newest_first: bool = True
     ) -> list[File]:
         """The owner's files, from behind the file `after` on."""
-        query = select(files).where(files.c.owner == owner, _is_kept())
+        is_kept = or_(files.c.expires_at_ms.is_(None), files.c.expires_at_ms > self._now_ms())
+        query = select(files).where(files.c.owner == owner, is_kept)
         if purpose is not None:
             query = query.where(files.c.purpose == purpose)
         if after is not None:
             edge = await self.get_file(after, owner)
-            query = query.where(_behind(files, edge.created_at_ms, edge.id, newest_first=newest_first))
+            query = query.where(behind(files, edge.created_at_ms, edge.id, newest_first=newest_first))
         return [
-            to_file(row) for row in await self._database.read(_in_order(files, query, limit, newest_first=newest_first))
+            to_file(row) for row in await self._database.read(in_order(files, query, limit, newest_first=newest_first))
         ]
 
     async def find_expired_files(self, due_at_ms: int) -> list[File]:
@@ -223,8 +227,8 @@ class Metadata:
             query = query.where(batches.c.name == name)
         if after is not None:
             edge = await self.get_batch(after, owner)
-            query = query.where(_behind(batches, edge.created_at_ms, edge.id, newest_first=newest_first))
-        rows = await self._database.read(_in_order(batches, query, limit, newest_first=newest_first))
+            query = query.where(behind(batches, edge.created_at_ms, edge.id, newest_first=newest_first))
+        rows = await self._database.read(in_order(batches, query, limit, newest_first=newest_first))
         return [to_batch(row) for row in rows]
 
     async def find_batches(
@@ -242,37 +246,32 @@ class Metadata:
         has come by then. `besides`: without these.
         """
         values = {
-            "free_at": _LATEST_MS if free_at_ms is None else free_at_ms,
-            "due_at": _LATEST_MS if due_at_ms is None else due_at_ms,
+            "free_at": LATEST_MS if free_at_ms is None else free_at_ms,
+            "due_at": LATEST_MS if due_at_ms is None else due_at_ms,
             # Those to be left out hold turns as a rule, and are not found.
-            "most": -1 if limit is None else limit + len(besides),
+            "most": _ALL if limit is None else limit + len(besides),
         }
         in_states = [values | {"in_state": state} for state in states]
 
         def look(connection: Connection) -> list[Batch]:
             # A query a state, each answered by the index in its order: as fast with ten thousand rows as with ten.
-            rows = (row for each in in_states for row in connection.execute(_BATCHES_IN_STATE, each))
+            rows = (row for each in in_states for row in connection.execute(BATCHES_IN_STATE, each))
             return [to_batch(row) for row in rows if row.id not in besides]
 
         found = await self._database.look(look)
         found.sort(key=lambda batch: (batch.deadline_at_ms, batch.created_at_ms, batch.id))
         return found if limit is None else found[:limit]
 
-    async def find_next(
-        self, state: State, *, free_at_ms: int, after: str, owners: int, most: int
-    ) -> tuple[list[Batch], list[Batch]]:
-        """Batches in the state on which nobody holds a turn at that time.
+    async def find_next(self, wanted: Wanted) -> tuple[list[Batch], list[Batch]]:
+        """Batches that are due first, and batches that are next in their owners' round."""
+        return await self._database.look(lambda connection: find_next(connection, wanted))
 
-        `most` that are due first; and those that are next if `owners` owners take turns, from behind `after` on.
+    async def claim(self, wanted: Wanted, choose: Choose, lease: Lease) -> list[Batch]:
+        """What `choose` takes of what `find_next` gives, leased in the same transaction.
+
+        For databases that lock rows: what another process is about to take is not seen, so nobody is in nobody's way.
         """
-        values = {"in_state": state, "free_at": free_at_ms, "due_at": _LATEST_MS, "most": most}
-
-        def look(connection: Connection) -> tuple[list[Batch], list[Batch]]:
-            due_first = connection.execute(_BATCHES_IN_STATE, values)
-            in_round = find_in_round(connection, state, free_at_ms=free_at_ms, after=after, owners=owners, most=most)
-            return [*map(to_batch, due_first)], [*map(to_batch, in_round)]
-
-        return await self._database.look(look)
+        return await self._database.write(lambda connection: claim_next(connection, wanted, choose, lease), alone=False)
 
     async def find_waiting(self, limit: int) -> list[tuple[Batch, bytes | None]]:
         """The first `limit` batches that are VALIDATING, each with its file's survey; None if the file is gone."""
@@ -334,13 +333,14 @@ class Metadata:
                 connection.execute(_ADD_FILE, rows)
             return True
 
-        return await self._database.write(make)
+        # One row, and only as it is expected: right beside whatever else is written.
+        return await self._database.write(make, alone=False)
 
-    async def free_all_turns(self) -> None:
-        """Forget every lease and every worker. Only for a process that alone holds the data directory."""
+    async def free_turns(self, holders: str = "") -> None:
+        """Forget all that holders have whose names begin so; only for who knows that they are dead."""
 
         def free(connection: Connection) -> None:
-            for change in FREE_ALL:
+            for change in list_changes_to_free(holders):
                 connection.execute(change)
 
         await self._database.write(free)
@@ -349,19 +349,33 @@ class Metadata:
         """Push the end of those leases of one holder."""
         held = and_(batches.c.holder == holder, batches.c.id.in_(batch_ids))
         query = update(batches).where(held).values(lease_until_ms=lease_until_ms)
-        await self._database.write(lambda connection: connection.execute(query))
+        await self._database.write(lambda connection: connection.execute(query), alone=False)
 
     # Secrets
 
-    async def get_secret(self, name: str) -> bytes:
-        """32 random bytes under this name, the same ever after."""
-        fresh = random_source.token_bytes(32)
+    async def get_secret(self, name: str, fresh: bytes | None = None) -> bytes:
+        """What is kept under this name, the same ever after: what was given the first time, or 32 random bytes."""
+        value = random_source.token_bytes(32) if fresh is None else fresh
 
         def find(connection: Connection) -> bytes:
-            connection.execute(insert_or_ignore(secrets).values(name=name, value=fresh).on_conflict_do_nothing())
-            return bytes(connection.execute(select(secrets.c.value).where(secrets.c.name == name)).scalar_one())
+            found = connection.scalar(select(secrets.c.value).where(secrets.c.name == name))
+            if found is None:
+                connection.execute(secrets.insert().values(name=name, value=value))
+            return value if found is None else bytes(found)
 
         return await self._database.write(find)
+
+    async def set_secret(self, name: str, value: bytes) -> None:
+        """Keep this under the name, whatever was there."""
+
+        def replace(connection: Connection) -> None:
+            connection.execute(secrets.delete().where(secrets.c.name == name))
+            connection.execute(secrets.insert().values(name=name, value=value))
+
+        await self._database.write(replace)
+
+    def _now_ms(self) -> int:
+        return self._database.now_ms()
 
 
 @functools.cache
@@ -373,25 +387,3 @@ def _build_change(columns: tuple[str, ...], *, in_state: bool, at_epoch: bool) -
     if at_epoch:
         query = query.where(batches.c.epoch == bindparam("at_epoch"))
     return query.values({column: bindparam(column) for column in columns})
-
-
-def _is_kept() -> Any:
-    """The time of the file is not over."""
-    return or_(files.c.expires_at_ms.is_(None), files.c.expires_at_ms > _now_ms())
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
-
-
-def _behind(table: Any, created_at_ms: int, row_id: str, *, newest_first: bool) -> Any:
-    """The rows that follow one row in the order of `_in_order`."""
-    created, identity = table.c.created_at_ms, table.c.id
-    if newest_first:
-        return or_(created < created_at_ms, and_(created == created_at_ms, identity < row_id))
-    return or_(created > created_at_ms, and_(created == created_at_ms, identity > row_id))
-
-
-def _in_order(table: Any, query: Any, limit: int, *, newest_first: bool) -> Any:
-    columns = (table.c.created_at_ms, table.c.id)
-    return query.order_by(*(column.desc() if newest_first else column.asc() for column in columns)).limit(limit)

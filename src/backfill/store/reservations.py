@@ -1,10 +1,10 @@
 """What batches have reserved of each model, read from their rows; and who hears of changes of these rows at once."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import msgspec
-from sqlalchemy import Connection, Text, select, type_coerce
+from sqlalchemy import Connection, Text, bindparam, cast, select
 
 from backfill.batch import Batch, Reservation, State, UsageRow
 from backfill.store.database import Database
@@ -20,13 +20,15 @@ _CLAIMS = select(
     batches.c.id,
     batches.c.owner,
     batches.c.deadline_at_ms,
-    type_coerce(batches.c.reserved, Text).label("reserved"),
+    cast(batches.c.reserved, Text).label("reserved"),
 ).where(batches.c.state.in_(sorted(UNSENT)))
+_CLAIMS_OF = _CLAIMS.where(batches.c.id.in_(bindparam("sought", expanding=True)))
+_CLAIMING = select(batches.c.id).where(batches.c.state.in_(sorted(UNSENT)))
 _TOUCHED = select(batches).where(batches.c.state.in_([State.IN_PROGRESS, State.PAUSED]), batches.c.epoch > 0)
 _ENDED = (
     select(
-        type_coerce(batches.c.reserved, Text).label("reserved"),
-        type_coerce(batches.c.usage, Text).label("usage"),
+        cast(batches.c.reserved, Text).label("reserved"),
+        cast(batches.c.usage, Text).label("usage"),
     )
     .where(batches.c.ended_at_ms.is_not(None))
     .order_by(batches.c.ended_at_ms.desc(), batches.c.id)
@@ -72,9 +74,17 @@ class Reservations:
         self._database = database
 
     @staticmethod
-    def read_claims(connection: Connection) -> list[Claim]:
-        """All that is reserved, inside of a transaction."""
-        rows = connection.execute(_CLAIMS)
+    def list_claiming(connection: Connection) -> set[str]:
+        """The ids of all batches that reserve something, inside of a transaction."""
+        return set(connection.scalars(_CLAIMING))
+
+    @staticmethod
+    def read_claims(connection: Connection, batch_ids: Collection[str] | None = None) -> list[Claim]:
+        """All that is reserved, or what these batches do, inside of a transaction."""
+        if batch_ids is None:
+            rows = connection.execute(_CLAIMS)
+        else:
+            rows = connection.execute(_CLAIMS_OF, {"sought": list(batch_ids)})
         return [Claim(row.id, row.owner, row.deadline_at_ms, _decode_reserved(row.reserved)) for row in rows]
 
     async def list_touched(self) -> list[Batch]:

@@ -4,16 +4,38 @@ Every look is answered by an index and reads no row but those that it gives and 
 thousand batches waiting as with ten.
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, or_, select, text
+import msgspec
+from sqlalchemy import Connection, bindparam, or_, select, text, update
 from sqlalchemy.engine import Row
 
-from backfill.batch import State
+from backfill.batch import Batch, State
+from backfill.store.rows import to_batch
 from backfill.store.schema import batches
 
-__all__ = ["find_in_round"]
+__all__ = ["BATCHES_IN_STATE", "BY_TURN", "LATEST_MS", "Choose", "Lease", "Wanted", "claim_next", "find_next"]
+
+LATEST_MS = 1 << 62
+BY_TURN = (batches.c.deadline_at_ms, batches.c.created_at_ms, batches.c.id)
+BATCHES_IN_STATE = (
+    select(batches)
+    .where(
+        batches.c.state == bindparam("in_state"),
+        batches.c.deadline_at_ms <= bindparam("due_at"),
+        or_(batches.c.holder.is_(None), batches.c.lease_until_ms < bindparam("free_at")),
+    )
+    .order_by(*BY_TURN)
+    .limit(bindparam("most"))
+)
+# SQLite knows no locks of rows, and leaves this out.
+_DUE_UNTAKEN = BATCHES_IN_STATE.with_for_update(skip_locked=True)
+_LEASE = (
+    update(batches)
+    .where(batches.c.id.in_(bindparam("chosen", expanding=True)))
+    .values(holder=bindparam("holder"), lease_until_ms=bindparam("lease_until_ms"), epoch=batches.c.epoch + 1)
+)
 
 # Owner after owner from behind one on, round and round until they repeat; each step is a step down the index.
 _IN_ROUND = text("""
@@ -44,6 +66,39 @@ _IN_ROUND = text("""
         ORDER BY priority DESC, deadline_at_ms, created_at_ms, id LIMIT 1
     )
 """).columns(**{column.name: column.type for column in batches.c})
+# The same for PostgreSQL, which limits no recursion from within, but carries it no further than it is read. What
+# another process is about to take is passed over, and what is found is ours until the transaction ends. The whole order
+# of the index is named, or another one is taken that has owners in order too, and the rows of all that ever were.
+_IN_ROUND_UNTAKEN = text("""
+    WITH RECURSIVE in_round(owner) AS (
+        SELECT COALESCE(
+            (SELECT owner FROM batches
+             WHERE state = :in_state AND owner > :after AND (holder IS NULL OR lease_until_ms < :free_at)
+             ORDER BY owner, priority DESC, deadline_at_ms, created_at_ms, id LIMIT 1),
+            (SELECT owner FROM batches
+             WHERE state = :in_state AND (holder IS NULL OR lease_until_ms < :free_at)
+             ORDER BY owner, priority DESC, deadline_at_ms, created_at_ms, id LIMIT 1)
+        )
+        UNION
+        SELECT COALESCE(
+            (SELECT owner FROM batches
+             WHERE state = :in_state AND owner > in_round.owner AND (holder IS NULL OR lease_until_ms < :free_at)
+             ORDER BY owner, priority DESC, deadline_at_ms, created_at_ms, id LIMIT 1),
+            (SELECT owner FROM batches
+             WHERE state = :in_state AND (holder IS NULL OR lease_until_ms < :free_at)
+             ORDER BY owner, priority DESC, deadline_at_ms, created_at_ms, id LIMIT 1)
+        )
+        FROM in_round WHERE owner IS NOT NULL
+    )
+    SELECT heads.*
+    FROM (SELECT owner, row_number() OVER () AS place FROM in_round LIMIT :most) AS owners
+    CROSS JOIN LATERAL (
+        SELECT * FROM batches
+        WHERE state = :in_state AND owner = owners.owner AND (holder IS NULL OR lease_until_ms < :free_at)
+        ORDER BY priority DESC, deadline_at_ms, created_at_ms, id LIMIT 1 FOR UPDATE SKIP LOCKED
+    ) AS heads
+    ORDER BY owners.place
+""").columns(**{column.name: column.type for column in batches.c})
 _OF_OWNER = (
     select(batches)
     .where(
@@ -56,19 +111,62 @@ _OF_OWNER = (
 )
 
 
-def find_in_round(
-    connection: Connection, state: State, *, free_at_ms: int, after: str, owners: int, most: int
-) -> Sequence[Row[Any]]:
-    """Batches in the state on which nobody holds a turn at that time, from behind the owner `after` on.
+# SQLite knows no locks of rows, and leaves this out.
+_OF_OWNER_UNTAKEN = _OF_OWNER.with_for_update(skip_locked=True)
 
-    The first one of each of `owners` owners; if these are fewer than `most`, more of each, about as many in all.
+
+class Wanted(NamedTuple):
+    """Which batches are looked for: in this state, and nobody holds a turn on them at that time."""
+
+    state: State
+    free_at_ms: int
+    after: str
+    """The owner whose turn it was last."""
+    owners: int
+    """How many owners are seen."""
+    most: int
+    """How many of those that are due first."""
+
+
+class Lease(NamedTuple):
+    """Who takes a turn, and until when."""
+
+    holder: str
+    lease_until_ms: int
+
+
+Choose = Callable[[Sequence[Batch], Sequence[Batch]], list[Batch]]
+"""Of the batches that are due first, and of those that are next in their owners' round, those to be taken."""
+
+
+def find_next(connection: Connection, wanted: Wanted) -> tuple[list[Batch], list[Batch]]:
+    """`most` that are due first; and those that are next if the owners take turns, from behind `after` on.
+
+    On PostgreSQL without those that another transaction is about to take, and locked until this one ends.
     """
-    values = {"in_state": state, "free_at": free_at_ms, "after": after, "most": owners}
-    heads = connection.execute(_IN_ROUND, values).all()
-    if not heads or len(heads) >= min(owners, most):
+    values = {"in_state": wanted.state, "free_at": wanted.free_at_ms, "due_at": LATEST_MS, "most": wanted.most}
+    due_first = connection.execute(_DUE_UNTAKEN, values).all()
+    return [*map(to_batch, due_first)], [*map(to_batch, _find_in_round(connection, wanted))]
+
+
+def claim_next(connection: Connection, wanted: Wanted, choose: Choose, lease: Lease) -> list[Batch]:
+    """What is chosen of these, leased."""
+    chosen = choose(*find_next(connection, wanted))
+    if chosen:
+        connection.execute(_LEASE, {"chosen": [batch.id for batch in chosen]} | lease._asdict())
+    return [msgspec.structs.replace(batch, epoch=batch.epoch + 1) for batch in chosen]
+
+
+def _find_in_round(connection: Connection, wanted: Wanted) -> Sequence[Row[Any]]:
+    """The first batch of each of the owners; if these are fewer than `most`, more of each, about as many in all."""
+    values = {"in_state": wanted.state, "free_at": wanted.free_at_ms, "after": wanted.after, "most": wanted.owners}
+    locks_rows = connection.dialect.name == "postgresql"
+    heads = connection.execute(_IN_ROUND_UNTAKEN if locks_rows else _IN_ROUND, values).all()
+    if not heads or len(heads) >= min(wanted.owners, wanted.most):
         return heads
-    each = -(-most // len(heads))
-    found = [connection.execute(_OF_OWNER, values | {"of_owner": head.owner, "most": each}).all() for head in heads]
+    each = -(-wanted.most // len(heads))
+    of_owner = [values | {"of_owner": head.owner, "most": each} for head in heads]
+    found = [connection.execute(_OF_OWNER_UNTAKEN, each_owner).all() for each_owner in of_owner]
     # One of each before a second of anyone.
     rounds = [[rows[place] for rows in found if place < len(rows)] for place in range(each)]
     return [row for one_round in rounds for row in one_round]

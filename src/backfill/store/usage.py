@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Text, bindparam, select, tuple_, type_coerce
+from sqlalchemy import Text, bindparam, cast, select, tuple_
 from sqlalchemy.engine import Row
 
 from backfill.batch import Batch, Counts, Price, State, UsageRow, infer_usage
@@ -25,9 +25,9 @@ _ENDED = (
         batches.c.model_id,
         batches.c.ended_at_ms,
         # As they are stored: most of the time would else go into decoding them twice.
-        type_coerce(batches.c.prices, Text).label("prices"),
-        type_coerce(batches.c.usage, Text).label("usage"),
-        type_coerce(batches.c.counts, Text).label("counts"),
+        cast(batches.c.prices, Text).label("prices"),
+        cast(batches.c.usage, Text).label("usage"),
+        cast(batches.c.counts, Text).label("counts"),
     )
     .where(
         tuple_(*_BY_END) > tuple_(bindparam("after_ms"), bindparam("after_id")),
@@ -70,7 +70,7 @@ class UsageRecords:
         Those of all owners where none is named.
         """
         query = _ENDED if owner is None else _ENDED_OF_OWNER
-        edge: dict[str, Any] = {"after_ms": since_ms - 1, "after_id": "~"}
+        edge: dict[str, Any] = {"after_ms": since_ms, "after_id": ""}
         while True:
             rows = await self._database.read(query, edge | {"until_ms": until_ms, "of_owner": owner})
             # In a thread, since a thousand rows take the time of some requests.

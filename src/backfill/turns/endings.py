@@ -3,9 +3,8 @@
 import asyncio
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import msgspec
 import structlog
 
 from backfill.batch import Batch, BatchProblem, Counts, Event, File, State, UsageRow, advance
@@ -13,8 +12,9 @@ from backfill.store import Metadata
 from backfill.turns.bell import Bell
 from backfill.turns.neighbours import Company
 from backfill.turns.setbacks import Setbacks
+from backfill.turns.taking import Taking, Turn
 
-__all__ = ["BATCHES_AT_ONCE", "HELD", "LEASE_MS", "Endings", "Turn", "let_go", "now_ms"]
+__all__ = ["BATCHES_AT_ONCE", "HELD", "LEASE_MS", "Endings", "let_go", "now_ms"]
 
 LEASE_MS = 30_000
 HELD = (State.IN_PROGRESS, State.PAUSED)
@@ -27,15 +27,6 @@ _log = structlog.get_logger(__name__)
 def now_ms() -> int:
     """Milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-class Turn(NamedTuple):
-    """A lease on the unfinished lines of one batch. The epoch grows with every turn and fences old holders out."""
-
-    batch: Batch
-    epoch: int
-    is_takeover: bool = False
-    """Whoever had the turn before has not given it back: he may write on, until a new segment fences him out."""
 
 
 class Endings:
@@ -54,6 +45,8 @@ class Endings:
         """What this process does of that which one does at a time."""
         self._neighbours = company.neighbours
         self._holder = company.holder
+        self._place = company.place
+        self._taking = Taking(metadata, company.holder, lease_ms)
         self._bells: list[Bell] = []
         self._watchers: list[Callable[[str], None]] = []
 
@@ -91,7 +84,7 @@ class Endings:
     async def take_closable(self, batches: Sequence[Batch]) -> list[Turn]:
         """Lease batches that `find_closable` gave; those at which another process was first are left out."""
         until_ms = self._clock_ms() + self._lease_ms
-        leased = await asyncio.gather(*(self._lease(batch, until_ms) for batch in batches))
+        leased = await asyncio.gather(*(self._taking.lease(batch, until_ms) for batch in batches))
         return [turn for turn in leased if turn is not None]
 
     async def let_go(self, turn: Turn, *, is_fenced: bool) -> None:
@@ -166,14 +159,6 @@ class Endings:
         """What is written with every final status, in the same write: no crash comes between it and its webhook."""
         now = self._clock_ms()
         return {"ended_at_ms": now, "webhook_due_at_ms": now if self._announces_ends else None}
-
-    async def _lease(self, batch: Batch, until_ms: int) -> Turn | None:
-        """A turn on the batch; None if somebody else was first."""
-        lease = {"holder": self._holder, "lease_until_ms": until_ms, "epoch": (epoch := batch.epoch + 1)}
-        if not await self._metadata.change_batch(batch.id, state=batch.state, epoch=batch.epoch, values=lease):
-            return None
-        leased = msgspec.structs.replace(batch, epoch=epoch, holder=self._holder)
-        return Turn(leased, epoch, is_takeover=batch.holder is not None)
 
     async def _find_held(self, turns: Collection[Turn], state: State) -> set[str]:
         if not turns:

@@ -53,3 +53,5 @@ class Company(NamedTuple):
     """The others; None: there can be none."""
     holder: str
     """Its own name on leases."""
+    place: str = ""
+    """With what the names of all holders begin that work in the same data directory."""

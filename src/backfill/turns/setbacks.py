@@ -76,7 +76,7 @@ def _explain(error: Exception, since_ms: int) -> Waiting:
         message = "Backfill itself failed at this, and tries again; its log says how it failed"
         return Waiting(WaitReason.INTERNAL, message, since_ms)
     cause = error.__cause__ if isinstance(error, StoreUnavailable) else None
-    said = getattr(cause, "strerror", None) or getattr(cause, "orig", None)
+    said = getattr(cause, "strerror", None) or getattr(error, "reason", "")
     reason = f" ({' '.join(str(said).split()).lower()})" if said else ""
     message = f"the server's disk or database cannot be used now{reason}; it goes on as soon as it can"
     return Waiting.explain(WaitReason.STORE, message, since_ms)

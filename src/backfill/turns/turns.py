@@ -9,15 +9,16 @@ import msgspec
 
 from backfill.batch import Batch, BatchProblem, Event, File, State, advance
 from backfill.config import LimitsConfig
-from backfill.errors import Conflict, NotFound, StoreUnavailable, TurnLost
+from backfill.errors import Conflict, NotFound, TurnLost
 from backfill.index import Survey
 from backfill.store import Metadata
 from backfill.turns.admission import PROBLEMS_SHOWN, check_endpoint, judge
 from backfill.turns.choice import Choice
 from backfill.turns.creation import AddBatch, Appraise, Attempt, BatchRequest, Creation
 from backfill.turns.duties import ADMISSION, Duties
-from backfill.turns.endings import BATCHES_AT_ONCE, HELD, LEASE_MS, Endings, Turn, let_go, now_ms
+from backfill.turns.endings import BATCHES_AT_ONCE, HELD, LEASE_MS, Endings, let_go, now_ms
 from backfill.turns.neighbours import Company
+from backfill.turns.taking import Turn
 
 __all__ = ["Turn", "Turns", "now_ms"]
 
@@ -51,8 +52,6 @@ class Turns(Endings):
         company = company or Company(Duties(), None, str(uuid.uuid4()))
         super().__init__(metadata, clock_ms, company, announces_ends=announces_ends, lease_ms=lease_ms)
         self._pause_watchers: list[Callable[[str], None]] = []
-        self._last_owner = ""
-        self._deadlines_first = True
         self._creation = Creation(metadata, limits, clock_ms, self._ring, appraisals, add_batch)
         self._endpoints = endpoints
 
@@ -126,11 +125,11 @@ class Turns(Endings):
         await asyncio.gather(*(self._try_move(batch, Event.EXPIRE, closing_at_ms=now) for batch in due))
 
     async def reclaim(self) -> None:
-        """Free every turn at once instead of waiting for leases to run out.
+        """Free every turn of this place at once instead of waiting for leases to run out.
 
         Only for a process that alone holds the data directory: whoever held a turn before is dead.
         """
-        await self._metadata.free_all_turns()
+        await self._metadata.free_turns(self._place)
 
     async def take(
         self,
@@ -150,22 +149,9 @@ class Turns(Endings):
         if room <= 0:
             return []
         now = self._clock_ms()
-        being_done = [turn.batch for turn in open_turns]
-        choice = Choice(being_done, room, now, lines_per_s, besides=[turn.batch.id for turn in landing])
-        due_first, in_round = await self._metadata.find_next(
-            State.IN_PROGRESS, free_at_ms=now, after=self._last_owner, owners=choice.owners_to_see, most=room
-        )
-        free = choice.choose(due_first, in_round, deadlines_first=self._deadlines_first)
-        self._last_owner = choice.last_owner or self._last_owner
-        self._deadlines_first = not self._deadlines_first
-        until_ms = now + self._lease_ms
-        leased = await asyncio.gather(*(self._lease(batch, until_ms) for batch in free), return_exceptions=True)
-        taken = [turn for turn in leased if isinstance(turn, Turn)]
-        for failure in leased:
-            # With those that are taken nobody else would begin.
-            if isinstance(failure, BaseException) and not (taken and isinstance(failure, StoreUnavailable)):
-                raise failure
-        return taken
+
+        being_done, besides = [turn.batch for turn in open_turns], [turn.batch.id for turn in landing]
+        return await self._taking.take(room, now, lambda: Choice(being_done, room, now, lines_per_s, besides=besides))
 
     async def renew(self, turns: Collection[Turn]) -> None:
         """Push the end of these leases. A lease on which nobody works must run out, or its batch waits for ever."""

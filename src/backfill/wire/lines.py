@@ -112,6 +112,9 @@ def parse_line(line: bytes, custom_id_length: int) -> ParsedLine | BatchProblem:
     shape, opening = _look_at_prompt(body)
     if shape & HAS_MEDIA:
         shape, tokens = _look_at_media(raw, shape)
+    if shape & HAS_FILE:
+        # A clip that stands in the line is no text; where it is heard it counts by its seconds.
+        tokens -= (len(memoryview(body.file)) + len(memoryview(body.file_url))) // BYTES_PER_TOKEN
     method, url = envelope.method, envelope.url
     temperature, seed = body.temperature, body.seed
     return ParsedLine(

@@ -11,8 +11,9 @@ from backfill.accounts import ANONYMOUS, KeyDraft, Keys, keys
 from backfill.accounts.key_uses import KeyUses
 from backfill.api_key import ALL_SCOPES, KeyLimits, Scope
 from backfill.errors import InvalidInput, NotFound, StoreUnavailable, Unauthorized
-from backfill.store import ApiKeys, Metadata, has_keys
+from backfill.store import ApiKeys, Metadata, SqliteDriver
 from backfill.store.faults import failing
+from tests.support.rows import RowsPlace
 
 
 class House:
@@ -28,21 +29,21 @@ class House:
         await self.metadata.close()
 
 
-async def move_in(folder: Path) -> House:
-    return House(await Metadata.open(folder / "backfill.db"), folder)
+async def move_in(rows: RowsPlace, folder: Path) -> House:
+    return House(await Metadata.open(rows.make_driver()), folder)
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = await move_in(tmp_path)
+async def house(rows: RowsPlace, tmp_path: Path) -> AsyncIterator[House]:
+    house = await move_in(rows, tmp_path)
     yield house
     await house.close()
 
 
 @pytest.fixture
-async def other(tmp_path: Path, house: House) -> AsyncIterator[House]:
+async def other(rows: RowsPlace, tmp_path: Path, house: House) -> AsyncIterator[House]:
     """Another process, as far as the database and the mark can tell."""
-    other = await move_in(tmp_path)
+    other = await move_in(rows, tmp_path)
     yield other
     await other.close()
 
@@ -235,12 +236,14 @@ async def test_an_unknown_key_cannot_be_revoked(house: House) -> None:
         await house.keys.revoke("key_nothing")
 
 
-async def test_whether_there_are_keys_is_told_without_opening_anything(house: House, tmp_path: Path) -> None:
-    assert not has_keys(tmp_path / "nothing.db")
+async def test_whether_there_are_keys_is_told_without_opening_anything(
+    house: House, rows: RowsPlace, tmp_path: Path
+) -> None:
+    assert not SqliteDriver(tmp_path / "nothing.db").has_keys()
     assert not (tmp_path / "nothing.db").exists()
-    assert not has_keys(tmp_path / "backfill.db")
+    assert not rows.make_driver().has_keys()
     await house.keys.create(KeyDraft(name="ada"))
-    assert has_keys(tmp_path / "backfill.db")
+    assert rows.make_driver().has_keys()
 
 
 async def test_the_last_use_is_shown_at_once_and_written_for_other_processes(house: House, other: House) -> None:

@@ -1,13 +1,12 @@
 """Counters of what each model used: each batch once however often they are looked at, and no more models than fit."""
 
-from pathlib import Path
-
 import pytest
 
 from backfill.accounts import UsageTotals, usage_totals
 from backfill.batch import HOUR_MS, Batch, Price, State, Usage, UsageRow
 from backfill.config import MoneyConfig
 from backfill.store import Metadata, UsageRecords
+from tests.support.rows import RowsPlace
 
 PRICE = Price(1_000_000_000, None, 1_000_000_000, discount_percent=50)
 
@@ -35,8 +34,8 @@ async def look(totals: UsageTotals) -> dict[tuple[str, ...], float]:
     }
 
 
-async def test_each_batch_counts_once(tmp_path: Path) -> None:
-    metadata = await Metadata.open(tmp_path / "m.db")
+async def test_each_batch_counts_once(rows: RowsPlace) -> None:
+    metadata = await Metadata.open(rows.make_driver())
     totals = UsageTotals(UsageRecords(metadata.database), MoneyConfig())
     assert await look(totals) == {}
     await add_batch(
@@ -60,12 +59,12 @@ async def test_each_batch_counts_once(tmp_path: Path) -> None:
 
 
 async def test_where_many_end_in_a_minute_they_are_not_read_anew_at_each_look(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    rows: RowsPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now_s = 0.0
     monkeypatch.setattr("backfill.accounts.usage_totals.time.monotonic", lambda: now_s)
     monkeypatch.setattr(usage_totals, "_QUICK_LOOK_BATCHES", 1)
-    metadata = await Metadata.open(tmp_path / "m.db")
+    metadata = await Metadata.open(rows.make_driver())
     totals = UsageTotals(UsageRecords(metadata.database), MoneyConfig())
     for name in ("one", "two"):
         await add_batch(metadata, name, UsageRow("a", 1, 1))
@@ -79,8 +78,8 @@ async def test_where_many_end_in_a_minute_they_are_not_read_anew_at_each_look(
 
 
 @pytest.mark.parametrize("shown", [True, False])
-async def test_savings_are_there_only_if_they_are_shown(tmp_path: Path, shown: bool) -> None:
-    metadata = await Metadata.open(tmp_path / "m.db")
+async def test_savings_are_there_only_if_they_are_shown(rows: RowsPlace, shown: bool) -> None:
+    metadata = await Metadata.open(rows.make_driver())
     await add_batch(metadata, "one", UsageRow("a", 1, 3, 1, Usage(1)))
     samples = await look(UsageTotals(UsageRecords(metadata.database), MoneyConfig(show_savings=shown)))
     assert (("backfill_model_cost", "a", "list") in samples) == shown
@@ -88,11 +87,11 @@ async def test_savings_are_there_only_if_they_are_shown(tmp_path: Path, shown: b
     await metadata.close()
 
 
-async def test_more_models_than_fit_go_together(tmp_path: Path) -> None:
-    metadata = await Metadata.open(tmp_path / "m.db")
+async def test_more_models_than_fit_go_together(rows: RowsPlace) -> None:
+    metadata = await Metadata.open(rows.make_driver())
     for number in range(3):
-        rows = [UsageRow(f"m{number}-{each}", 1, 1, 0, Usage(1)) for each in range(60)]
-        await add_batch(metadata, f"batch-{number}", *rows)
+        used = [UsageRow(f"m{number}-{each}", 1, 1, 0, Usage(1)) for each in range(60)]
+        await add_batch(metadata, f"batch-{number}", *used)
     samples = await look(UsageTotals(UsageRecords(metadata.database), MoneyConfig()))
     models = {labels[1] for labels in samples}
     assert len(models) == 101

@@ -2,7 +2,6 @@
 
 from array import array
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -17,6 +16,7 @@ from backfill.errors import StoreUnavailable
 from backfill.plan import Need
 from backfill.store import Metadata
 from tests.support.feeding import ENDPOINT, FakeReplica, make_replies
+from tests.support.rows import RowsPlace
 
 NOW_MS = 1_000_000
 DAY_MS = 86_400_000
@@ -60,8 +60,8 @@ def source() -> KnownSource:
 
 
 @pytest.fixture
-async def metadata(tmp_path: Path) -> AsyncIterator[Metadata]:
-    metadata = await Metadata.open(tmp_path / "m.db")
+async def metadata(rows: RowsPlace) -> AsyncIterator[Metadata]:
+    metadata = await Metadata.open(rows.make_driver())
     yield metadata
     await metadata.close()
 

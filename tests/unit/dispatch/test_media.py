@@ -1,8 +1,9 @@
 """Batches whose requests name pictures: what the engine sees, what is fetched and how often, and that all ends."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from backfill.dispatch import media_ahead, waiting
 from backfill.errors import StoreUnavailable
 from backfill.media import library
 from backfill.status import WaitReason
-from tests.support.media import data_url, png
+from backfill.turns import now_ms
+from tests.support.media import data_url, list_files, png
 from tests.support.media_servers import EngineWithEyes, PictureServer
 from tests.support.rooms import OWNER, create_batch, open_house, read_results, seal, wait_for_batch, wait_until
 
@@ -181,20 +183,55 @@ async def test_nothing_waits_for_a_fetch_but_the_request_that_names_it(
         assert batch.counts.answered == 60
 
 
+@asynccontextmanager
+async def silence(says: bytes) -> AsyncIterator[tuple[str, list[asyncio.Event]]]:
+    """A server that takes whoever comes and says this and no more: its URL, and for each who came when he went."""
+    gone: list[asyncio.Event] = []
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(says)
+        gone.append(asyncio.Event())
+        event = gone[-1]
+        with suppress(ConnectionError):
+            await reader.read()
+        event.set()
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    async with server:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}", gone
+
+
+HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 9999999\r\n\r\n" + png(padding=2_000_000)
+PATIENT = {f"media__{name}_timeout_s": 600 for name in ("connect", "read", "fetch")}
+
+
+@pytest.mark.parametrize("says", [b"", HALF], ids=["nothing", "half a picture"])
+@pytest.mark.parametrize("state", [State.EXPIRED, State.CANCELLED])
 async def test_a_fetch_that_hangs_ends_with_its_batch(
-    tmp_path: Path, engine: EngineWithEyes, pictures: PictureServer
+    tmp_path: Path, engine: EngineWithEyes, state: State, says: bytes
 ) -> None:
-    pictures.held = {"/0.png"}
-    async with house(tmp_path, engine) as rooms:
-        batch = await create_batch(rooms, b"\n".join([seeing_line(0, pictures.link(0)), text_line(1)]))
-        await pictures.asked.wait()
-        await wait_until(lambda: len(engine.bodies) == 1)
-        await rooms.turns.cancel(batch.id, OWNER)
+    async with silence(says) as (url, gone), house(tmp_path, engine, **PATIENT) as rooms:
+        lines = [seeing_line(number, f"{url}/{number}.png") for number in range(2)]
+        batch = await create_batch(rooms, b"\n".join([*lines, text_line(2)]))
+        await wait_until(lambda: len(gone) == 2 and len(engine.bodies) == 1)
+        await wait_until(lambda: len(list_files(tmp_path / "media")) == (2 if says else 0))
+        if state is State.EXPIRED:
+            assert await rooms.metadata.change_batch(batch.id, values={"deadline_at_ms": now_ms() + 100})
+        else:
+            await rooms.turns.cancel(batch.id, OWNER)
         batch = await wait_for_batch(rooms, batch.id)
-        assert (batch.state, batch.counts.answered) == (State.CANCELLED, 1)
-        await wait_until(lambda: pictures.under_way == 0)
+        assert (batch.state, batch.counts.answered) == (state, 1)
+        # All lines are there, and the fetches are over.
+        assert list(outputs(rooms, batch)) == ["request-2"]
+        codes = {name: error["code"] for name, error in failures(rooms, batch).items()}
+        assert codes == dict.fromkeys(("request-0", "request-1"), f"batch_{state.value}")
+        for event in gone:
+            await asyncio.wait_for(event.wait(), 10)
         await rooms.retention.remove_fetched()
         assert fetched_folders(rooms) == []
+        assert len(gone) == 2
 
 
 async def test_a_fetch_that_hangs_does_not_keep_a_server_from_stopping_and_is_made_again(

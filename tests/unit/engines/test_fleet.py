@@ -50,6 +50,9 @@ def test_the_built_in_engines_take_any_model(tmp_path: Path) -> None:
     assert [replica.name for replica in audio.replicas] == ["local-audio"]
     speech = ["openai/whisper-base", "openai/whisper-large-v3", "whisper-base"]
     assert fleet.served_models() == sorted(["smollm2-135m-instruct", *speech])
+    assert fleet.served_models("/v1/audio/transcriptions") == speech
+    assert fleet.served_models(EMBEDDINGS) == ["smollm2-135m-instruct"]
+    assert fleet.served_models("/v1/messages") == []
 
 
 def test_who_is_said_to_hear_gets_the_clips(tmp_path: Path) -> None:

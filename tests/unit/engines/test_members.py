@@ -18,6 +18,7 @@ from backfill.engines.builtin.exchange import Abilities, Exchange, open_exchange
 from backfill.engines.builtin.members import Member, Treatment
 from backfill.engines.builtin.tables import TABLES, Engine
 from backfill.engines.llamacpp.dialect import translate
+from tests.support.media import data_url, png
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "members.md"
 CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES = (
@@ -74,6 +75,59 @@ def test_the_page_shows_the_tables() -> None:
     shown = re.search(r"^## `/v1/.*", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
     assert shown is not None
     assert shown[0].strip() == write_tables().strip()
+
+
+PARTS: dict[str, dict[str, Any]] = {
+    "text": {"text": "x"},
+    "refusal": {"refusal": "x"},
+    "input_text": {"text": "x"},
+    "output_text": {"text": "x"},
+    "image_url": {"image_url": {"url": data_url(png())}},
+    "input_image": {"image_url": data_url(png())},
+    "image": {"source": {"type": "base64", "media_type": "image/png", "data": "AA=="}},
+    "input_audio": {"input_audio": {"data": "UklGRg==", "format": "wav"}},
+    "audio_url": {"audio_url": {"url": "data:audio/wav;base64,UklGRg=="}},
+    "video_url": {"video_url": {"url": "data:video/mp4;base64,AAAA"}},
+    "file": {"file": {"file_data": "data:application/pdf;base64,AAAA"}},
+    "input_file": {"file_data": "data:application/pdf;base64,AAAA"},
+}
+KINDS: dict[str, tuple[Engine, bool]] = {
+    "OpenVINO": ("openvino", False),
+    "llama.cpp": ("llamacpp", False),
+    "llama.cpp with a projector": ("llamacpp", True),
+}
+
+
+def list_part_cells() -> list[tuple[str, str, str, str]]:
+    """Part, endpoint, kind of engine, and what the page says of it."""
+    section = PAGE.read_text(encoding="utf-8").partition("## Parts of a message")[2].partition("\n## ")[0]
+    cells_of = [[cell.strip().strip("`") for cell in row.strip("| \n").split("|")] for row in section.split("\n|")[1:]]
+    (_, _, *kinds), _, *rows = cells_of
+    assert kinds == list(KINDS)
+    named = [(part, endpoint, dict(zip(kinds, cells, strict=True))) for part, endpoint, *cells in rows]
+    return [(part, endpoint, kind, cell) for part, endpoint, cells in named for kind, cell in cells.items()]
+
+
+@pytest.mark.parametrize(("part", "endpoint", "kind", "cell"), list_part_cells())
+def test_parts_of_a_message_are_treated_as_the_page_says(part: str, endpoint: str, kind: str, cell: str) -> None:
+    engine, sees = KINDS[kind]
+    assert (cell == "not served") == (endpoint not in TABLES[engine])
+    if cell == "not served":
+        return
+    message = {"role": "user", "content": [{"type": part} | PARTS[part]]}
+    body = msgspec.json.encode({"model": "m", "messages" if endpoint == CHAT else "input": [message]})
+    found = open_exchange(
+        engine,
+        endpoint,
+        body,
+        translate=translate if engine == "llamacpp" else None,
+        abilities=Abilities(sees=sees),
+    )
+    assert cell == ("refused" if isinstance(found, Refused) else "honoured")
+    if isinstance(found, Refused):
+        error = msgspec.json.decode(found.body)["error"]
+        assert error["param"].endswith("[0].content[0]")
+        assert f"is a part of type '{part}'; this engine takes text" in error["message"]
 
 
 def read_error(engine: Engine, endpoint: str, **members: Any) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from faster_whisper.tokenizer import _LANGUAGE_CODES
 from faster_whisper.transcribe import Segment as HeardSegment
 from faster_whisper.vad import SpeechTimestampsMap
 
+from backfill.engines.host_refusal import Refusal
 from backfill.engines.speech.host.chunks import Chunk
 from backfill.engines.speech.host.doubts import find_missing, is_doubtful, is_silent
 from backfill.engines.speech.host.model import Model, _Batched
-from backfill.engines.speech.host.refusal import Refusal
 from backfill.engines.speech.host.requests import LANGUAGES, Order, parse_request
 from backfill.engines.speech.host.segments import Segment, Spoken
 from backfill.engines.speech.host.workers import Workers

@@ -16,6 +16,7 @@ from backfill.store import DataSize, FolderLock, LocalBlobs, Metadata, content_k
 from backfill.turns import BatchRequest, now_ms
 from tests.support.lines import request_lines
 from tests.support.rooms import OWNER, open_house, seal
+from tests.support.rows import RowsPlace
 
 DAY_MS = 86_400_000
 ALL = RetentionConfig(inputs_days=1, outputs_days=2, journals_days=3)
@@ -66,8 +67,8 @@ class House:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    metadata = await Metadata.open(tmp_path / "backfill.db")
+async def house(rows: RowsPlace, tmp_path: Path) -> AsyncIterator[House]:
+    metadata = await Metadata.open(rows.make_driver())
     yield House(tmp_path, metadata)
     await metadata.close()
 
@@ -161,11 +162,11 @@ async def test_creates_and_removals_at_once_never_leave_a_batch_without_its_file
             assert rooms.blobs.exists(content_key(batch.input_file_id))
 
 
-async def test_gc_lists_and_then_removes(house: House) -> None:
+async def test_gc_lists_and_then_removes(house: House, rows: RowsPlace) -> None:
     old, young = await house.add_file(1.1), await house.add_file(0.5)
     batch = await house.add_batch(young, State.COMPLETED, 4)
     overrides = {"data_dir": str(house.folder), "retention.inputs_days": 1, "retention.journals_days": 3}
-    config = load_config(environment={}, overrides=overrides)
+    config = load_config(environment={}, overrides=overrides | rows.settings)
     expected = {("input", old.id), ("journal", batch.id)}
     held = FolderLock(house.folder)
     listed = await collect(config, is_trial=True)

@@ -12,9 +12,11 @@ from backfill.config import Config, load_config
 from backfill.errors import InvalidInput, RowsLost, StoreBusy, StoreUnavailable
 from backfill.intake import Recovery, new_file_id, recover
 from backfill.store import (
+    DATABASE,
     FolderLock,
     LocalBlobs,
     Metadata,
+    SqliteDriver,
     content_key,
     facts_key,
     journal_prefix,
@@ -98,11 +100,11 @@ async def test_a_lost_database_costs_no_file(engine: NullEngine, tmp_path: Path,
     await assert_refused(data_dir)
     expected = set(files) - ({old.id} if lose is restore_database else set())
     before = list_blobs(data_dir)
-    found = await recover(data_dir, is_trial=True)
+    found = await recover(data_dir, SqliteDriver(data_dir / DATABASE), is_trial=True)
     assert {file.id for file in found.adopted} == expected
     assert list_blobs(data_dir) == before
     await assert_refused(data_dir)
-    assert await recover(data_dir, is_trial=False) == found
+    assert await recover(data_dir, SqliteDriver(data_dir / DATABASE), is_trial=False) == found
     assert (found.damaged, found.repeated, found.journals) == ({}, [], [ended.id])
     async with open_house(data_dir, engine.url) as rooms:
         assert {file.id: file for file in await rooms.metadata.list_files(OWNER, limit=10)} == files
@@ -110,7 +112,7 @@ async def test_a_lost_database_costs_no_file(engine: NullEngine, tmp_path: Path,
         created = await rooms.turns.create(BatchRequest(OWNER, "/v1/chat/completions", ended.input_file_id))
         again = await wait_for_batch(rooms, created.id)
         assert (again.state, again.counts.answered) == (State.COMPLETED, 3)
-    assert await recover(data_dir, is_trial=False) == Recovery([], [], {}, [])
+    assert await recover(data_dir, SqliteDriver(data_dir / DATABASE), is_trial=False) == Recovery([], [], {}, [])
     # The journal that no row names is put aside, for good.
     assert [name for name in LocalBlobs(data_dir / "blobs").list_folders("unrecovered") if ended.id in name]
 
@@ -127,7 +129,7 @@ async def test_results_of_a_batch_that_has_not_ended_in_the_older_database_are_m
         output = read_results(rooms, ended.output_file_id)
     restore_database(data_dir)
     await assert_refused(data_dir)
-    recovery = await recover(data_dir, is_trial=False)
+    recovery = await recover(data_dir, SqliteDriver(data_dir / DATABASE), is_trial=False)
     assert [file.id for file in recovery.repeated] == [ended.output_file_id]
     assert (recovery.adopted, recovery.damaged, recovery.journals) == ([], {}, [])
     async with open_house(data_dir, engine.url) as rooms:
@@ -145,7 +147,7 @@ async def test_what_cannot_be_had_again_is_put_aside_and_named(tmp_path: Path) -
     (folder / other.id / "content").write_bytes(request_lines(2).replace(b"hello", b"hallo"))
     (folder / unreadable.id / "facts").write_bytes(b"{")
     remove_database(tmp_path)
-    recovery = await recover(tmp_path, is_trial=False)
+    recovery = await recover(tmp_path, SqliteDriver(tmp_path / DATABASE), is_trial=False)
     assert [file.id for file in recovery.adopted] == [good.id]
     assert set(recovery.damaged) == {cut.id, other.id, unreadable.id}
     async with open_rooms(make_config(tmp_path)) as rooms:
@@ -160,7 +162,7 @@ async def test_a_clip_is_taken_in_again_whatever_it_is_called(engine: NullEngine
         await wait_for_batch(rooms, batch.id)
         clip = await seal(rooms.intake, b"RIFF", purpose="user_data", filename=f"{batch.id}_clip.wav")
     remove_database(tmp_path / "data")
-    recovery = await recover(tmp_path / "data", is_trial=False)
+    recovery = await recover(tmp_path / "data", SqliteDriver(tmp_path / "data" / DATABASE), is_trial=False)
     assert clip.id in {file.id for file in recovery.adopted}
     async with open_rooms(make_config(tmp_path / "data")) as rooms:
         assert await rooms.metadata.get_file(clip.id) == clip
@@ -202,11 +204,11 @@ async def test_a_journal_without_its_batch_stops_the_start_too(tmp_path: Path) -
 
 async def test_recovery_needs_the_data_directory_for_itself(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match="There is no data directory"):
-        await recover(tmp_path / "none", is_trial=True)
+        await recover(tmp_path / "none", SqliteDriver(tmp_path / "none" / DATABASE), is_trial=True)
     assert not (tmp_path / "none").exists()
     lock = FolderLock(tmp_path)
     with pytest.raises(StoreBusy):
-        await recover(tmp_path, is_trial=True)
+        await recover(tmp_path, SqliteDriver(tmp_path / DATABASE), is_trial=True)
     lock.release()
 
 

@@ -18,6 +18,7 @@ from backfill.store.faults import failing
 from backfill.turns import BatchRequest, Turns, now_ms
 from tests.support.lines import request_lines
 from tests.support.rooms import OWNER, seal, wait_until
+from tests.support.rows import RowsPlace
 
 PAST_MS = 1000
 
@@ -32,8 +33,8 @@ def blobs(tmp_path: Path) -> LocalBlobs:
 
 
 @pytest.fixture
-async def metadata(tmp_path: Path) -> AsyncIterator[Metadata]:
-    opened = await Metadata.open(tmp_path / "backfill.db")
+async def metadata(rows: RowsPlace) -> AsyncIterator[Metadata]:
+    opened = await Metadata.open(rows.make_driver())
     yield opened
     await opened.close()
 

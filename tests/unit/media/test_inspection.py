@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from backfill.config import MediaConfig, load_config
 from backfill.errors import InvalidConfig
-from backfill.media import MediaRefused, clip_length, find_format, inspect_media
+from backfill.media import MediaRefused, check_known, clip_length, convert_picture, find_format, inspect_media
 from backfill.media.clip_length import read_length_ms
 from backfill.media_file import MediaKind
 from bench.media.hostile_server import wave
@@ -87,6 +87,53 @@ def test_tags_come_before_an_mp3() -> None:
 )
 def test_what_is_no_media_has_no_form(head: bytes) -> None:
     assert find_format(head) is None
+
+
+UNTAKEN = {
+    "image/heic": film(b"heic", b"mif1"),
+    "image/heic ": film(b"mif1", b"heix"),
+    "image/heic  ": film(b"msf1", b"hevc"),
+    "image/svg+xml": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
+    "image/svg+xml ": b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- drawn -->\n<SVG/>",
+    "image/jxl": b"\xff\x0a\xfa\x1f",
+    "image/jxl ": b"\0\0\0\x0cJXL \r\n\x87\n",
+    "image/jp2": b"\0\0\0\x0cjP  \r\n\x87\n",
+    "image/jp2 ": b"\xff\x4f\xff\x51\0\x29",
+    "image/x-icon": b"\0\0\1\0\1\0\x10\x10",
+    "image/vnd.adobe.photoshop": b"8BPS\0\1",
+    "application/pdf": b"%PDF-1.7",
+    "application/zip": b"PK\3\4\x14",
+    "application/gzip": b"\x1f\x8b\x08",
+    "text/html": b"\n<!DOCTYPE html><title>Not found</title>",
+    "text/html ": b"<html><body><svg/></body></html>",
+    "audio/mpeg": MP3_FRAME,
+    "video/mp4": film(b"isom", b"mp41"),
+    "of no known form": b"just words",
+}
+"""What clients send as pictures and is none that is taken; blanks behind a name set several of one form apart."""
+
+
+@pytest.mark.parametrize("name", UNTAKEN)
+def test_who_sends_another_form_is_told_which_it_is_and_which_are_taken(name: str, tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(UNTAKEN[name])
+    taken = "png, jpeg, gif, webp, bmp, tiff, avif"
+    # Made ready for a built-in engine.
+    with pytest.raises(MediaRefused) as refused:
+        convert_picture(UNTAKEN[name], frozenset({"image/png"}), MediaConfig(), subject="It")
+    assert refused.value.message == f"It is {name.strip()}; pictures are taken as {taken}."
+    if name.startswith("image/heic"):
+        # Engines that judge pictures themselves may read it.
+        assert inspect_media(tmp_path / "x", PICTURE, MediaConfig(), "It").format.media_type == "image/heic"
+        return
+    with pytest.raises(MediaRefused) as refused:
+        inspect_media(tmp_path / "x", PICTURE, MediaConfig(), "It")
+    assert refused.value.message == f"It is {name.strip()}, and no picture that is taken: {taken}."
+    if name.startswith(("audio", "video")):
+        return
+    # Where it is not known whether a picture or a clip is wanted.
+    with pytest.raises(MediaRefused) as refused:
+        check_known(UNTAKEN[name], "It")
+    assert refused.value.message.startswith(f"It is {name.strip()}; taken are pictures ({taken}) and clips (wav, ")
 
 
 def test_the_length_of_a_clip_is_read(tmp_path: Path) -> None:

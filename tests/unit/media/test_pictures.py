@@ -28,6 +28,17 @@ FORMS = {
     "AVIF": "image/avif",
 }
 
+MODES = {
+    "PNG": ("RGB", "RGBA", "L", "P", "1"),
+    "JPEG": ("RGB", "L", "1", "CMYK"),
+    "GIF": ("RGB", "RGBA", "L", "P", "1"),
+    "BMP": ("RGB", "RGBA", "L", "P", "1"),
+    "WEBP": ("RGB", "RGBA", "L", "P", "1", "CMYK"),
+    "TIFF": ("RGB", "RGBA", "L", "P", "1", "CMYK"),
+    "AVIF": ("RGB", "RGBA", "L", "P", "1", "CMYK"),
+}
+"""The ways of having colours that each form knows, or that Pillow turns into one that it knows."""
+
 
 def draw(form: str, size: tuple[int, int] = (60, 40), mode: str = "RGB", **options: Any) -> bytes:
     image = Image.linear_gradient("L").resize(size).convert(mode)
@@ -58,13 +69,9 @@ def test_what_it_is_stands_in_its_bytes(form: str, decode: bool, tmp_path: Path)
     assert (facts.format.media_type, facts.width, facts.height) == (FORMS[form], 60, 40)
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "P", "1", "CMYK"])
+@pytest.mark.parametrize(("form", "mode"), [(form, mode) for form, modes in MODES.items() for mode in modes])
 def test_an_engine_gets_it_as_it_is_or_as_a_png_of_the_same_look(form: str, mode: str, tmp_path: Path) -> None:
-    try:
-        data = draw(form, mode=mode)
-    except (OSError, ValueError):
-        pytest.skip("there is no such picture")
+    data = draw(form, mode=mode)
     (tmp_path / "x").write_bytes(data)
     converted, media_type = convert_picture(data, TAKEN, CONFIG)
     assert (converted, media_type) == convert_picture(tmp_path / "x", TAKEN, CONFIG)
@@ -131,10 +138,8 @@ def test_half_a_picture_is_noticed_where_an_engine_would_guess_the_rest(form: st
     ("data", "words"),
     [
         (b"", "of no known form"),
-        (b"<html>", "of no known form"),
         (b"\x89PNG\r\n\x1a\n", "cannot be read"),
         (b"\xff\xd8\xff\xe0" + bytes(100), "cannot be read"),
-        (b"\0\0\0\x18ftypheic" + bytes(100), "image/heic"),
         (b"RIFF\0\0\0\0WEBPVP8 " + bytes(50), "cannot be read"),
     ],
 )

@@ -86,15 +86,18 @@ def test_an_engine_without_eyes_or_ears() -> None:
         ({MediaKind.AUDIO}, None, True),
         (set(), frozenset(), False),
     ):
-        check_fit("e", kinds, pictures=pictures, clips=clips)
+        check_fit("e", dict.fromkeys(kinds, "body.x"), pictures=pictures, clips=clips)
     for kind in MediaKind:
-        with pytest.raises(MediaRefused, match="Engine e takes no"):
-            check_fit("e", {kind}, pictures=frozenset(), clips=False)
+        with pytest.raises(MediaRefused, match="Engine e takes no") as refused:
+            check_fit("e", {kind: "body.x"}, pictures=frozenset(), clips=False)
+        assert refused.value.problem.param == "body.x"
 
 
 def test_what_has_to_be_fetched() -> None:
     named = [picture(LINK), picture(data_url(png())), picture("file-1"), clip("HTTP://a/b")]
     assert Named.sort(named, passes_links=False) == Named(
-        (named[0], named[2], named[3]), frozenset(MediaKind), has_data=True
+        (named[0], named[2], named[3]),
+        {MediaKind.PICTURE: named[0].param, MediaKind.AUDIO: named[3].param},
+        has_data=True,
     )
     assert Named.sort(named, passes_links=True).fetched == (named[2],)

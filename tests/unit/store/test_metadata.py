@@ -1,25 +1,22 @@
 """Rows: what is written is read back, and a change happens only from the state that it expects."""
 
 import asyncio
-import sqlite3
 from collections.abc import AsyncIterator
-from contextlib import closing
 from pathlib import Path
 
 import msgspec
 import pytest
-from sqlalchemy.dialects.sqlite import dialect
 
 from backfill.batch import Batch, BatchProblem, Counts, File, FileStatus, State, Usage
 from backfill.errors import NotFound, StoreUnavailable
-from backfill.store import Metadata
-from backfill.store.metadata import _BATCHES_IN_STATE
-from backfill.store.turn_order import _IN_ROUND
+from backfill.store import Metadata, Wanted
+from backfill.store.turn_order import _IN_ROUND, _IN_ROUND_UNTAKEN, BATCHES_IN_STATE
+from tests.support.rows import RowsPlace
 
 
 @pytest.fixture
-async def metadata(tmp_path: Path) -> AsyncIterator[Metadata]:
-    opened = await Metadata.open(tmp_path / "backfill.db")
+async def metadata(rows: RowsPlace) -> AsyncIterator[Metadata]:
+    opened = await Metadata.open(rows.make_driver())
     yield opened
     await opened.close()
 
@@ -124,7 +121,7 @@ async def test_batches_are_found_by_deadline_and_only_when_free(metadata: Metada
     assert [b.id for b in await find([State.IN_PROGRESS], free_at_ms=400)] == ["batch-2", "batch-0"]
     assert [b.id for b in await find([State.IN_PROGRESS], free_at_ms=501)] == ["batch-2", "batch-1", "batch-0"]
     assert [b.id for b in await find([State.IN_PROGRESS], due_at_ms=9999)] == ["batch-2", "batch-1"]
-    await metadata.free_all_turns()
+    await metadata.free_turns()
     assert len(await find([State.IN_PROGRESS], free_at_ms=400)) == 3
 
 
@@ -135,15 +132,23 @@ async def test_a_file_in_use_names_its_batch(metadata: Metadata) -> None:
     assert await metadata.uses_file("file-1") is None
 
 
-async def test_a_secret_stays_the_same_over_restarts(tmp_path: Path) -> None:
-    first = await Metadata.open(tmp_path / "m.db")
+async def test_a_secret_stays_the_same_over_restarts(rows: RowsPlace) -> None:
+    first = await Metadata.open(rows.make_driver())
     secret = await first.get_secret("name")
     assert len(secret) == 32
     assert await first.get_secret("other") != secret
+    assert await first.get_secret("given", b"this") == b"this"
     await first.close()
-    second = await Metadata.open(tmp_path / "m.db")
+    second = await Metadata.open(rows.make_driver())
     assert await second.get_secret("name") == secret
+    assert await second.get_secret("given", b"that") == b"this"
+    await second.set_secret("given", b"that")
+    assert await second.get_secret("given") == b"that"
     await second.close()
+
+
+async def test_a_database_in_a_folder_is_its_users_alone(tmp_path: Path) -> None:
+    await (await Metadata.open(tmp_path / "m.db")).close()
     assert (tmp_path / "m.db").stat().st_mode & 0o077 == 0
 
 
@@ -153,65 +158,40 @@ async def test_a_database_that_is_none_is_told_so(tmp_path: Path) -> None:
         await Metadata.open(tmp_path / "m.db")
 
 
-async def test_the_next_turn_is_found_by_the_index_and_in_its_order(metadata: Metadata, tmp_path: Path) -> None:
+async def add_waiting(metadata: Metadata, count: int) -> None:
+    batches = (make_batch(number, f"owner-{number % 7}", deadline_at_ms=number) for number in range(count))
+    await asyncio.gather(*map(metadata.add_batch, batches))
+
+
+async def test_the_next_turn_is_found_by_the_index_and_in_its_order(metadata: Metadata, rows: RowsPlace) -> None:
     assert await metadata.find_batches([State.IN_PROGRESS]) == []
-    compiled = _BATCHES_IN_STATE.compile(dialect=dialect())
-    values = compiled.params | {"in_state": "in_progress", "due_at": 1, "free_at": 1, "most": 1}
-    wanted = tuple(values[name] for name in compiled.positiontup or ())
-    with closing(sqlite3.connect(tmp_path / "backfill.db")) as connection:
-        steps = connection.execute(f"EXPLAIN QUERY PLAN {compiled}", wanted).fetchall()
-    assert len(steps) == 1
-    assert "USING INDEX batches_by_turn (state=? AND deadline_at_ms<?)" in steps[0][3]
+    await add_waiting(metadata, 1000)
+    values = {"in_state": "in_progress", "due_at": 10_000, "free_at": 1, "most": 1}
+    steps = rows.explain(BATCHES_IN_STATE, values)
+    if rows.name == "sqlite":
+        assert len(steps) == 1
+        assert "USING INDEX batches_by_turn (state=? AND deadline_at_ms<?)" in steps[0]
+    else:
+        assert any("Index Scan using batches_by_turn on batches" in step for step in steps)
+        assert not any("Seq Scan" in step or "Sort" in step for step in steps)
 
 
 async def test_an_owner_s_next_turn_is_found_without_reading_the_rows_of_others(
-    metadata: Metadata, tmp_path: Path
+    metadata: Metadata, rows: RowsPlace
 ) -> None:
-    assert await metadata.find_next(State.IN_PROGRESS, free_at_ms=1, after="", owners=1, most=1) == ([], [])
-    compiled = _IN_ROUND.compile(dialect=dialect())
+    assert await metadata.find_next(Wanted(State.IN_PROGRESS, 1, "", 1, 1)) == ([], [])
+    await add_waiting(metadata, 1000)
     values = {"in_state": "in_progress", "free_at": 1, "after": "", "most": 1}
-    wanted = tuple(values[name] for name in compiled.positiontup or ())
-    with closing(sqlite3.connect(tmp_path / "backfill.db")) as connection:
-        steps = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {compiled}", wanted)]
-    looks = [step for step in steps if "batches" in step]
-    assert len(looks) == 6
-    assert all("SEARCH batches USING INDEX" in step for step in looks)
-    assert sum("batches_by_owner_turn (state=? AND owner" in step for step in looks) == 3
-    assert not any("TEMP B-TREE" in step for step in steps)
-
-
-async def test_a_database_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
-    path = tmp_path / "m.db"
-    old = await Metadata.open(path)
-    await old.add_batch(make_batch(1))
-    await old.close()
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("DROP INDEX batches_by_turn")
-        connection.execute("DROP INDEX batches_by_end")
-        connection.execute("DROP INDEX batches_by_owner_turn")
-        connection.execute("CREATE INDEX batches_by_state ON batches (state, deadline_at_ms)")
-        for table in ("api_keys", "leases", "workers"):
-            connection.execute(f"DROP TABLE {table}")
-        connection.execute("DROP INDEX batches_by_own_webhook")
-        added = (
-            "name",
-            "skips_invalid_lines",
-            "paused_at_ms",
-            "own_webhook_url",
-            "own_webhook_due_at_ms",
-            "own_webhook_tries",
-        )
-        for column in ("key_id", "prices", "reserved", "usage", *added):
-            connection.execute(f"ALTER TABLE batches DROP COLUMN {column}")
-        connection.execute("UPDATE alembic_version SET version_num = '0001'")
-        connection.commit()
-    new = await Metadata.open(path)
-    assert [batch.id for batch in await new.find_batches([State.IN_PROGRESS], limit=1)] == ["batch-1"]
-    await new.close()
-    with closing(sqlite3.connect(path)) as connection:
-        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'index'")}
-    assert {"batches_by_turn", "batches_by_end"} <= names
-    assert "batches_by_state" not in names
+    if rows.name == "sqlite":
+        steps = rows.explain(_IN_ROUND, values)
+        looks = [step for step in steps if "batches" in step]
+        assert all("SEARCH batches USING INDEX" in step for step in looks)
+        assert not any("TEMP B-TREE" in step for step in steps)
+        assert sum("batches_by_owner_turn (state=? AND owner" in step for step in looks) == 3
+    else:
+        looks = [step for step in rows.explain(_IN_ROUND_UNTAKEN, values) if " on batches" in step]
+        assert all("Index Scan using batches_by_owner_turn" in step for step in looks)
+    assert len(looks) >= 4
 
 
 async def test_owners_take_turns_and_of_each_the_highest_priority_is_first_then_the_earliest_deadline(
@@ -222,9 +202,7 @@ async def test_owners_take_turns_and_of_each_the_highest_priority_is_first_then_
     await metadata.change_batch("batch-3", values={"holder": "h", "lease_until_ms": 500})
 
     async def find(after: str, most: int, free_at_ms: int = 400) -> list[str]:
-        _, found = await metadata.find_next(
-            State.IN_PROGRESS, free_at_ms=free_at_ms, after=after, owners=most, most=most
-        )
+        _, found = await metadata.find_next(Wanted(State.IN_PROGRESS, free_at_ms, after, most, most))
         return [batch.id.removeprefix("batch-") for batch in found]
 
     assert await find("", 1) == ["2"]
@@ -233,7 +211,7 @@ async def test_owners_take_turns_and_of_each_the_highest_priority_is_first_then_
     assert await find("a", 2) == ["5", "2"]
     assert await find("", 3, free_at_ms=501) == ["2", "3", "5"]
     assert await find("b", 6) == ["5", "2", "4", "1", "0"]
-    assert await metadata.find_next(State.VALIDATING, free_at_ms=1, after="", owners=5, most=5) == ([], [])
+    assert await metadata.find_next(Wanted(State.VALIDATING, 1, "", 5, 5)) == ([], [])
 
 
 async def test_no_more_are_found_than_asked_for(metadata: Metadata) -> None:

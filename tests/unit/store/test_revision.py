@@ -1,18 +1,25 @@
 """The schema: made at once or migration by migration it is the same, and one that is too new is left alone."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, create_engine, inspect, text
+from sqlalchemy import Connection, MetaData, Table, inspect, text
 
+from backfill.api_key import ApiKey, Scope
+from backfill.batch import Batch, Counts, File, FileStatus, Price, Reservation, State, Usage, UsageRow
 from backfill.errors import StoreUnavailable
-from backfill.store import Metadata, revision
+from backfill.store import ApiKeys, BatchFilter, BatchSearch, Metadata, Reservations, UsageRecords, Wanted, revision
 from backfill.store.revision import bring_up_to_date
+from backfill.store.rows import to_values
+from backfill.store.schema import metadata
+from tests.support.rows import RowsPlace
 
 MIGRATIONS = Path(revision.__file__).parent / "migrations"
 CONFIG = Config()
@@ -21,8 +28,9 @@ REVISIONS = [script.revision for script in ScriptDirectory.from_config(CONFIG).w
 
 
 @pytest.fixture
-def connection(tmp_path: Path) -> Iterator[Connection]:
-    engine = create_engine(f"sqlite:///{tmp_path / 'backfill.db'}")
+def connection(rows: RowsPlace) -> Iterator[Connection]:
+    """Each statement by itself."""
+    engine = rows.make_driver().open_reader(1)
     with engine.connect() as opened:
         yield opened
     engine.dispose()
@@ -40,7 +48,9 @@ def describe(connection: Connection) -> dict[str, Any]:
     found = inspect(connection)
     described = {}
     for table in found.get_table_names():
-        columns = {(each["name"], str(each["type"]), each["nullable"]) for each in found.get_columns(table)}
+        columns = {
+            (each["name"], str(each["type"]), each["nullable"], each["default"]) for each in found.get_columns(table)
+        }
         indexes = {
             (each["name"], tuple(each["column_names"]), bool(each["unique"])) for each in found.get_indexes(table)
         }
@@ -52,6 +62,11 @@ def read_revision(connection: Connection) -> str:
     return str(connection.scalar(text("SELECT version_num FROM alembic_version")))
 
 
+def drop_all(connection: Connection) -> None:
+    for table in inspect(connection).get_table_names():
+        connection.execute(text(f"DROP TABLE {table}"))
+
+
 def test_the_newest_revision_is_known_from_the_names_of_the_modules(connection: Connection) -> None:
     bring_up_to_date(connection)
     assert read_revision(connection) == REVISIONS[0] == max(REVISIONS)
@@ -60,29 +75,134 @@ def test_the_newest_revision_is_known_from_the_names_of_the_modules(connection: 
 
 
 @pytest.mark.parametrize("first", REVISIONS)
-def test_a_new_database_is_what_all_migrations_make(connection: Connection, tmp_path: Path, first: str) -> None:
+def test_a_new_database_is_what_all_migrations_make(connection: Connection, first: str) -> None:
     bring_up_to_date(connection)
-    engine = create_engine(f"sqlite:///{tmp_path / 'old.db'}")
-    with engine.connect() as old:
-        upgrade(old, first)
-        bring_up_to_date(old)
-        assert read_revision(old) == REVISIONS[0]
-        assert describe(old) == describe(connection)
-    engine.dispose()
-
-
-def test_a_database_that_is_up_to_date_is_not_changed(connection: Connection) -> None:
+    new = describe(connection)
+    drop_all(connection)
+    upgrade(connection, first)
     bring_up_to_date(connection)
-    connection.commit()
-    before = connection.scalar(text("PRAGMA schema_version"))
+    assert read_revision(connection) == REVISIONS[0]
+    assert describe(connection) == new
+
+
+def test_a_database_that_is_up_to_date_is_not_changed(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> None:
     bring_up_to_date(connection)
-    assert connection.scalar(text("PRAGMA schema_version")) == before
+    before = describe(connection)
+
+    def fail(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(revision, "_migrate", fail)
+    monkeypatch.setattr(metadata, "create_all", fail)
+    bring_up_to_date(connection)
+    assert describe(connection) == before
 
 
-async def test_a_database_of_a_newer_backfill_is_left_alone(connection: Connection, tmp_path: Path) -> None:
+async def test_a_database_of_a_newer_backfill_is_left_alone(connection: Connection, rows: RowsPlace) -> None:
     bring_up_to_date(connection)
     connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    connection.commit()
-    with pytest.raises(StoreUnavailable, match=r"cannot be opened\. .*newer Backfill: its schema is 9999"):
-        await Metadata.open(tmp_path / "backfill.db")
+    for is_shared in (False, True):
+        with pytest.raises(StoreUnavailable, match=r"cannot be opened\. .*its schema is 9999"):
+            await Metadata.open(rows.make_driver(), is_shared=is_shared)
     assert read_revision(connection) == "9999"
+
+
+async def test_processes_that_start_at_once_make_the_schema_once(rows: RowsPlace) -> None:
+    opened = await asyncio.gather(*(Metadata.open(rows.make_driver()) for _ in range(4)))
+    await opened[0].add_file(FILE)
+    for each in opened:
+        assert await each.get_file(FILE.id) == FILE
+        await each.close()
+
+
+FILE = File(
+    id="file-1",
+    owner="ada",
+    filename="in.jsonl",
+    purpose="batch-api",
+    status=FileStatus.SEALED,
+    created_at_ms=1000,
+    size_bytes=9,
+    line_count=3,
+    survey=b'{"lines": 3}',
+)
+WAITING = Batch(
+    id="waiting",
+    owner="ada",
+    endpoint="/v1/chat/completions",
+    input_file_id=FILE.id,
+    input_size_bytes=9,
+    state=State.IN_PROGRESS,
+    created_at_ms=1000,
+    deadline_at_ms=9000,
+    metadata={"project": "old"},
+    counts=Counts(3),
+)
+ENDED = Batch(
+    id="ended",
+    owner="ada",
+    endpoint="/v1/chat/completions",
+    input_file_id=FILE.id,
+    input_size_bytes=9,
+    state=State.COMPLETED,
+    created_at_ms=1000,
+    deadline_at_ms=9000,
+    model_id="m",
+    counts=Counts(3, 3, 0, Usage(1, 2, 0)),
+    ended_at_ms=3_600_000,
+)
+NEWER = {
+    "prices": {"m": Price()},
+    "reserved": {"m": Reservation(3, 4, 5)},
+    "usage": (UsageRow("m", 1, 3, 0, Usage(1, 2)),),
+}
+KEY = ApiKey(
+    id="key_1", owner="ada", name="ada", prefix="sk-old", digest="digest", scopes=(Scope.BATCH,), created_at_ms=1000
+)
+
+
+def write_as_then(connection: Connection, name: str, values: dict[str, Any]) -> None:
+    """A row as the code of that time wrote it: with the columns that there were."""
+    table = Table(name, MetaData(), autoload_with=connection)
+    known = {column.name for column in table.columns}
+    connection.execute(table.insert(), {column: value for column, value in values.items() if column in known})
+
+
+@pytest.mark.parametrize("written_by", ["0001", "0006"])
+async def test_rows_of_an_earlier_schema_are_read_and_worked_on(
+    connection: Connection, rows: RowsPlace, written_by: str, tmp_path: Path
+) -> None:
+
+    upgrade(connection, written_by)
+    write_as_then(connection, "files", msgspec.structs.asdict(FILE))
+    for batch in (WAITING, ENDED):
+        newer = {} if written_by == "0001" else {name: msgspec.to_builtins(each) for name, each in NEWER.items()}
+        write_as_then(connection, "batches", to_values(batch) | {"holder": None, "lease_until_ms": 0} | newer)
+    if written_by != "0001":
+        write_as_then(connection, "api_keys", msgspec.to_builtins(msgspec.structs.asdict(KEY)))
+    opened = await Metadata.open(rows.make_driver())
+    await assert_all_is_there(opened, NEWER if written_by != "0001" else {})
+    stored = ApiKeys.open(opened.database, tmp_path)
+    assert await stored.list() == ([KEY] if written_by != "0001" else [])
+    stored.close()
+    await opened.close()
+
+
+async def assert_all_is_there(opened: Metadata, newer: dict[str, Any]) -> None:
+
+    waiting, ended = (msgspec.structs.replace(batch, **newer) for batch in (WAITING, ENDED))
+    assert await opened.get_file(FILE.id, "ada") == FILE
+    assert {batch.id: batch for batch in await opened.list_batches("ada", limit=9)} == {
+        "waiting": waiting,
+        "ended": ended,
+    }
+    assert await opened.find_next(Wanted(State.IN_PROGRESS, 5, "", 1, 1)) == ([waiting], [waiting])
+    found = await BatchSearch(opened.database).find(BatchFilter(text="old"), limit=9)
+    assert [batch.id for batch in found] == ["waiting"]
+    claims = await opened.database.look(Reservations.read_claims)
+    assert [(claim.batch_id, claim.reserved) for claim in claims] == [("waiting", waiting.reserved)]
+    used = [batch async for some in UsageRecords(opened.database).read_ended(0, 1 << 60, "ada") for batch in some]
+    assert [(batch.batch_id, sum(row.answered for row in batch.rows)) for batch in used] == [("ended", 3)]
+    values = {"state": State.PAUSED, "name": "newly named", "own_webhook_tries": 1}
+    assert await opened.change_batch("waiting", state=State.IN_PROGRESS, epoch=0, values=values)
+    assert (await opened.get_batch("waiting")).state is State.PAUSED

@@ -1,16 +1,15 @@
 """What batches used is read by the index of their ends, and of one owner no more than that either."""
 
-import sqlite3
-from contextlib import closing
-from pathlib import Path
+import asyncio
+import re
 from typing import Any
 
 import pytest
-from sqlalchemy.dialects import sqlite
 
 from backfill.batch import HOUR_MS, Batch, State, Usage, UsageRow
 from backfill.store import BatchUsage, Metadata, UsageRecords
 from backfill.store.usage import _ENDED, _ENDED_OF_OWNER
+from tests.support.rows import RowsPlace
 
 
 async def add_batch(metadata: Metadata, name: str, *, owner: str = "o", hour: int = 1, **members: Any) -> None:
@@ -36,8 +35,8 @@ async def read_all(records: UsageRecords, since_hour: int, until_hour: int, owne
     return [batch.batch_id for batch in found]
 
 
-async def test_only_batches_that_may_have_used_something_then_are_read(tmp_path: Path) -> None:
-    metadata = await Metadata.open(tmp_path / "m.db")
+async def test_only_batches_that_may_have_used_something_then_are_read(rows: RowsPlace) -> None:
+    metadata = await Metadata.open(rows.make_driver())
     records = UsageRecords(metadata.database)
     for hour in range(5):
         await add_batch(metadata, f"batch-{hour}", hour=hour, owner="even" if hour % 2 == 0 else "odd")
@@ -54,11 +53,11 @@ async def test_only_batches_that_may_have_used_something_then_are_read(tmp_path:
 
 
 @pytest.mark.parametrize("query", [_ENDED, _ENDED_OF_OWNER], ids=["of all", "of one owner"])
-async def test_the_index_finds_them(tmp_path: Path, query: Any) -> None:
-    path = tmp_path / "m.db"
-    await (await Metadata.open(path)).close()
-    statement = str(query.compile(dialect=sqlite.dialect()))
-    with closing(sqlite3.connect(path)) as connection:
-        steps = connection.execute(f"EXPLAIN QUERY PLAN {statement}", [1] * statement.count("?"))
-        (step,) = [step[3] for step in steps]
-    assert "USING INDEX batches_by_end" in step
+async def test_the_index_finds_them(rows: RowsPlace, query: Any) -> None:
+    metadata = await Metadata.open(rows.make_driver())
+    await asyncio.gather(*(add_batch(metadata, f"batch-{number}", hour=number) for number in range(300)))
+    values = {"after_ms": 299 * HOUR_MS, "after_id": "", "until_ms": 1 << 62, "of_owner": "o"}
+    steps = [step for step in rows.explain(query, values) if "batches" in step]
+    assert len(steps) == 1
+    assert re.search("(?i)using (index )?batches_by_end", steps[0])
+    await metadata.close()

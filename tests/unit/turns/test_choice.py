@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -13,6 +12,7 @@ from backfill.config import LimitsConfig
 from backfill.store import Metadata
 from backfill.turns import Turns
 from backfill.turns.choice import Choice
+from tests.support.rows import RowsPlace
 
 NOW_MS = 1_000_000
 HOUR_MS = 3_600_000
@@ -75,8 +75,8 @@ def test_a_large_batch_is_pressed_as_soon_as_its_lines_need_half_of_the_time(
 
 
 @pytest.fixture
-async def metadata(tmp_path: Path) -> AsyncIterator[Metadata]:
-    metadata = await Metadata.open(tmp_path / "m.db")
+async def metadata(rows: RowsPlace) -> AsyncIterator[Metadata]:
+    metadata = await Metadata.open(rows.make_driver())
     yield metadata
     await metadata.close()
 

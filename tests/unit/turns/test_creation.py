@@ -1,7 +1,6 @@
 """What a new batch's row says, and who looks at it before it is written."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -13,6 +12,7 @@ from backfill.errors import InvalidInput, NotFound
 from backfill.index import MODELS_KEPT, Survey
 from backfill.store import Metadata
 from backfill.turns import Appraise, Attempt, BatchRequest, Turns
+from tests.support.rows import RowsPlace
 
 CHAT = "/v1/chat/completions"
 SURVEY = Survey(lines=3, models=("m",))
@@ -30,8 +30,8 @@ FILE = File(
 
 
 @pytest.fixture
-async def metadata(tmp_path: Path) -> AsyncIterator[Metadata]:
-    metadata = await Metadata.open(tmp_path / "m.db")
+async def metadata(rows: RowsPlace) -> AsyncIterator[Metadata]:
+    metadata = await Metadata.open(rows.make_driver())
     await metadata.add_file(FILE)
     yield metadata
     await metadata.close()

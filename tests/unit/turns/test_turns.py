@@ -1,7 +1,6 @@
 """The life of a batch: created, admitted, leased, cancelled, expired, closed."""
 
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -14,6 +13,7 @@ from backfill.store import Metadata
 from backfill.store.faults import failing
 from backfill.turns import BatchRequest, Turns, judge
 from backfill.wire import parse_window
+from tests.support.rows import RowsPlace
 
 CHAT = "/v1/chat/completions"
 HOUR_MS = 3_600_000
@@ -66,8 +66,8 @@ class World:
 
 
 @pytest.fixture
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    metadata = await Metadata.open(tmp_path / "m.db")
+async def world(rows: RowsPlace) -> AsyncIterator[World]:
+    metadata = await Metadata.open(rows.make_driver())
     yield World(metadata)
     await metadata.close()
 
@@ -277,7 +277,8 @@ async def test_what_was_taken_before_a_failure_is_not_forgotten(world: World, mo
     ids = {await world.start() for _ in range(3)}
     with failing("metadata.begin", first=2):
         taken = await world.turns.take(9)
-    assert len(taken) == 2
+    # Where several processes take turns, a look takes all in one transaction, which is made or not.
+    assert len(taken) == (3 if world.metadata.database.many_writers else 2)
     others = await world.turns.take(9, taken)
     assert {turn.batch.id for turn in (*taken, *others)} == ids
 

@@ -411,6 +411,14 @@ def test_the_bytes_of_a_picture_are_no_text() -> None:
     assert parsed.token_estimate < 1400
 
 
+def test_the_bytes_of_a_clip_are_no_text() -> None:
+    url = "data:audio/wav;base64," + "A" * 400_000
+    plain = facts(model="m", file="file-1").token_estimate
+    for name in ("file", "file_url"):
+        assert facts(model="m", **{name: url}).token_estimate == pytest.approx(plain, abs=2)
+    assert facts(model="m", prompt="x" * 400, file=url).token_estimate == pytest.approx(plain + 100, abs=6)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.text(alphabet='abody"\\{}[]:, \n', max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["body", "custom_id", "x"]), inner),

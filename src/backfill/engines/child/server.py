@@ -36,6 +36,7 @@ NOT_LOADED: Final = "engine_not_loaded"
 _HEALTH_TIMEOUT_S = 10.0
 _HEALTH_POLL_S = 0.25
 _GAUGES_TIMEOUT_S = 2.0
+_END_TIMEOUT_S = 2.0
 
 log = structlog.get_logger(__name__)
 
@@ -136,7 +137,9 @@ class ChildServer:
         if url is None:
             return self._not_running()
         sent = {**self._headers, **headers} if headers else self._headers
-        return await self._client.send(url, endpoint, sent, body, on_headers, attachment)
+        process, watching = self._process, self._watching
+        reply = await self._client.send(url, endpoint, sent, body, on_headers, attachment)
+        return await self._explain(reply, process, watching)
 
     async def gather(
         self, endpoint: str, body: bytes, gather: Callable[[bytes], bytes], headers: Mapping[str, str]
@@ -145,7 +148,9 @@ class ChildServer:
         url = self._urls.get(endpoint)
         if url is None:
             return self._not_running()
-        return await self._client.send(url, endpoint, {**self._headers, **headers}, body, gather=gather)
+        process, watching = self._process, self._watching
+        reply = await self._client.send(url, endpoint, {**self._headers, **headers}, body, gather=gather)
+        return await self._explain(reply, process, watching)
 
     async def forward(
         self, endpoint: str, body: bytes, headers: Mapping[str, str] | None = None
@@ -262,6 +267,21 @@ class ChildServer:
             message = f"Engine {self.name!r} loaded, but says that it is not well (HTTP {status})."
             raise EngineUnavailable(message)
         return url
+
+    async def _explain(
+        self, reply: Reply, process: asyncio.subprocess.Process | None, watching: "asyncio.Task[None] | None"
+    ) -> Reply:
+        """The reply, which says so if there is none because the child that had the request ended."""
+        if not isinstance(reply, Lost) or reply.reason is not LostReason.DISCONNECTED:
+            return reply
+        if process is None or watching is None:
+            return reply
+        # Its sockets are closed a moment before it is known to be gone, and another one can be started.
+        await asyncio.wait([watching], timeout=_END_TIMEOUT_S)
+        if process.returncode is None:
+            return reply
+        message = f"Engine {self.name!r} ended while it had the request ({_name_exit(process.returncode)})."
+        return Lost(LostReason.DISCONNECTED, message, engine_ended=True)
 
     def _not_running(self) -> Lost:
         return Lost(LostReason.UNREACHABLE, f"Engine {self.name!r} is not running.")

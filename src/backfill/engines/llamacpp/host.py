@@ -13,7 +13,7 @@ import sys
 import msgspec
 import xllamacpp
 
-from backfill.engines.host_process import end_with_parent, take_key
+from backfill.engines.host_process import ReadyLine, end_with_parent, take_key
 from backfill.engines.llamacpp.messages import HostSettings, Ready
 
 __all__ = ["main"]
@@ -26,16 +26,13 @@ def main(arguments: list[str]) -> None:
     settings = msgspec.json.decode(arguments[0], type=HostSettings)
     key = take_key()
     end_with_parent()
-    # llama.cpp may print on stdout too; the ready line must be alone there.
-    answer = os.dup(1)
-    os.dup2(2, 1)
+    line = ReadyLine()
     try:
         server = _serve(settings, key)
         ready = Ready(url=server.listening_address)
     except Exception as error:  # noqa: BLE001 - a foreign library: whatever it raises goes to the parent as words
         ready = Ready(error=str(error) or type(error).__name__)
-    os.write(answer, msgspec.json.encode(ready) + b"\n")
-    os.close(answer)
+    line.send(ready)
     if ready.error:
         os._exit(1)
     # llama.cpp's own threads do the work; this one only has to be there for signals.

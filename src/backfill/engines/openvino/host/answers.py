@@ -6,7 +6,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-__all__ = ["DONE", "AnswerHead", "ChoiceText", "TokenLogProb", "Usage", "render_answer", "render_chunk", "render_error"]
+__all__ = ["DONE", "AnswerHead", "ChoiceText", "TokenLogProb", "Usage", "render_answer", "render_chunk"]
 
 DONE: Final = b"data: [DONE]\n\n"
 
@@ -68,12 +68,6 @@ def render_chunk(
     if with_usage:
         chunk["usage"] = None if usage is None else _show_usage(usage)
     return b"data: " + msgspec.json.encode(chunk) + b"\n\n"
-
-
-def render_error(status: int, message: str, param: str | None = None, code: str | None = None) -> bytes:
-    """The body of an error."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
 
 
 def _show_head(head: AnswerHead, name: str) -> dict[str, Any]:

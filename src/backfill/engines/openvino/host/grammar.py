@@ -14,7 +14,8 @@ import openvino
 import openvino_genai
 from openvino import opset13
 
-from backfill.engines.openvino.host.requests import Grammar, Refusal
+from backfill.engines.host_refusal import Refusal
+from backfill.engines.openvino.host.requests import Grammar
 
 __all__ = ["GrammarCheck", "make_structured_output"]
 

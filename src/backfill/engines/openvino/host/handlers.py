@@ -1,15 +1,16 @@
 """The HTTP side of the OpenVINO host: a request is parsed, computed and answered."""
 
-import hmac
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
 from typing import Final, Literal
 
 import msgspec
-from aiohttp import hdrs, web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp import web
 
+from backfill.engines import host_server
+from backfill.engines.host_refusal import Refusal
+from backfill.engines.host_server import JSON
 from backfill.engines.openvino.host.answers import (
     DONE,
     AnswerHead,
@@ -18,71 +19,30 @@ from backfill.engines.openvino.host.answers import (
     Usage,
     render_answer,
     render_chunk,
-    render_error,
 )
 from backfill.engines.openvino.host.model import Model
 from backfill.engines.openvino.host.pipeline import Call, Choice, EngineFailed, Scheduler
-from backfill.engines.openvino.host.requests import Generation, Refusal, fit_answer, parse_chat, parse_completion
+from backfill.engines.openvino.host.requests import Generation, fit_answer, parse_chat, parse_completion
 from backfill.engines.openvino.host.text import TextStream, cut_at_stop
 from backfill.engines.openvino.messages import LIVE_HEADER
 
 __all__ = ["make_app"]
 
 _BODY_SIZE_MAX_BYTES: Final = 64 * 1024 * 1024
-_JSON: Final = {"Content-Type": "application/json"}
 _EVENTS: Final = {"Content-Type": "text/event-stream", "Cache-Control": "no-cache"}
-_HEALTH: Final = "/health"
 _SCHEDULER: Final = web.AppKey("scheduler", Scheduler)
 
 
 def make_app(model: Model, scheduler: Scheduler, alias: str, key: str) -> web.Application:
-    """The routes. `alias` is what answers call the model where the request names none.
-
-    All but /health, which tells nothing, want `key`: other processes of the machine and web pages have none.
-    """
-    middlewares = [_answer_errors, _make_door(f"Bearer {key}".encode())]
-    app = web.Application(client_max_size=_BODY_SIZE_MAX_BYTES, middlewares=middlewares)
+    """The routes; all but /health want `key`. `alias` is what answers call the model where the request names none."""
+    app = host_server.make_app(key, body_size_max_bytes=_BODY_SIZE_MAX_BYTES, failures=EngineFailed, explain=str)
     app[_SCHEDULER] = scheduler
     desk = _Desk(model, scheduler, alias)
     app.router.add_post("/v1/chat/completions", desk.chat)
     app.router.add_post("/v1/completions", desk.complete)
     app.router.add_get("/v1/models", desk.list_models)
-    app.router.add_get(_HEALTH, _show_health)
     app.router.add_get("/metrics", _show_metrics)
     return app
-
-
-@web.middleware
-async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except Refusal as error:
-        return _make_error(400, error.message, error.param, error.code)
-    except EngineFailed as error:
-        return _make_error(500, str(error))
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        return _make_error(error.status, f"{request.method} {request.path}: {error.reason}.")
-
-
-def _make_door(wanted: bytes) -> Middleware:
-    @web.middleware
-    async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
-        brought = request.headers.get(hdrs.AUTHORIZATION, "").encode(errors="surrogateescape")
-        if request.path != _HEALTH and not hmac.compare_digest(brought, wanted):
-            return _make_error(401, "This engine answers only the Backfill that started it.", code="invalid_api_key")
-        return await handler(request)
-
-    return check_key
-
-
-def _make_error(status: int, message: str, param: str | None = None, code: str | None = None) -> web.Response:
-    return web.Response(status=status, headers=_JSON, body=render_error(status, message, param, code))
-
-
-async def _show_health(_request: web.Request) -> web.Response:
-    return web.Response(headers=_JSON, body=b'{"status":"ok"}')
 
 
 async def _show_metrics(request: web.Request) -> web.Response:
@@ -114,7 +74,7 @@ class _Desk:
         """GET /v1/models."""
         entry = {"id": self._alias, "object": "model", "created": self._started_s, "owned_by": "backfill"}
         entry["max_model_len"] = self._model.context_tokens
-        return web.Response(headers=_JSON, body=msgspec.json.encode({"object": "list", "data": [entry]}))
+        return web.Response(headers=JSON, body=msgspec.json.encode({"object": "list", "data": [entry]}))
 
     async def chat(self, request: web.Request) -> web.StreamResponse:
         """POST /v1/chat/completions."""
@@ -134,7 +94,7 @@ class _Desk:
 
     async def _answer(self, request: web.Request, generation: Generation, head: AnswerHead) -> web.StreamResponse:
         call = self._make_call(generation, is_live=LIVE_HEADER in request.headers)
-        response = web.StreamResponse(headers=_EVENTS if generation.stream else _JSON)
+        response = web.StreamResponse(headers=_EVENTS if generation.stream else JSON)
         self._scheduler.submit(call)
         try:
             await call.wait_begin()

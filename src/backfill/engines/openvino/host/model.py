@@ -9,10 +9,11 @@ import numpy as np
 import openvino
 import openvino_genai
 
+from backfill.engines.host_refusal import Refusal
 from backfill.engines.openvino.host.context import read_context_tokens
 from backfill.engines.openvino.host.grammar import GrammarCheck, make_structured_output
 from backfill.engines.openvino.host.pipeline import Prompt, shorten
-from backfill.engines.openvino.host.requests import ChatPrompt, Generation, Refusal, Sampling, TextPrompt, TokenPrompt
+from backfill.engines.openvino.host.requests import ChatPrompt, Generation, Sampling, TextPrompt, TokenPrompt
 from backfill.engines.openvino.messages import HostSettings
 
 __all__ = ["Model"]

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import openvino_genai
 
-from backfill.engines.openvino.host.requests import Refusal
+from backfill.engines.host_refusal import Refusal
 
 __all__ = ["Call", "Choice", "EngineFailed", "Prompt", "Scheduler", "shorten"]
 

@@ -12,11 +12,12 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from backfill.engines.host_refusal import Refusal
+
 __all__ = [
     "ChatPrompt",
     "Generation",
     "Grammar",
-    "Refusal",
     "Sampling",
     "TextPrompt",
     "TokenPrompt",
@@ -33,18 +34,6 @@ _PATH = re.compile(r" - at `\$\.?(?P<param>[^`]*)`$")
 _Count = Annotated[int, Meta(ge=1)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
-
-
-class Refusal(Exception):
-    """The request is wrong or asks for what this engine cannot do. The message is for the client."""
-
-    def __init__(self, message: str, param: str | None = None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.param = param
-        """The member of the body that is the matter."""
-        self.code = code
-        """OpenAI's name for the case, where it has one."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import msgspec
 from backfill.engines.speech.host.requests import Wanted
 from backfill.engines.speech.host.segments import Segment, Transcript
 
-__all__ = ["render_answer", "render_error"]
+__all__ = ["render_answer"]
 
 _UNKNOWN_LANGUAGE: Final = "und"
 _FRAMES_PER_S: Final = 100
@@ -18,12 +18,6 @@ _FRAMES_PER_S: Final = 100
 def render_answer(transcript: Transcript, wanted: Wanted, model: str) -> tuple[str, bytes]:
     """Media type and body. `model` is the one that ran, whatever the request called it."""
     return _FORMS[wanted.form](transcript, wanted, model)
-
-
-def render_error(status: int, message: str, param: str | None, code: str | None) -> bytes:
-    """OpenAI's error object."""
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
 
 
 def _render_json(transcript: Transcript, _wanted: Wanted, model: str) -> tuple[str, bytes]:

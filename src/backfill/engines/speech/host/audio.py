@@ -8,7 +8,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from backfill.engines.speech.host.refusal import Refusal
+from backfill.engines.host_refusal import Refusal
 
 __all__ = ["RATE_HZ", "Piece", "Samples", "cut_audio"]
 

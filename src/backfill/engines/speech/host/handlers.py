@@ -1,8 +1,6 @@
 """The HTTP side of the speech host: OpenAI's two audio routes."""
 
 import asyncio
-import hmac
-import sys
 import tempfile
 import threading
 import time
@@ -11,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import BinaryIO, Final, Literal
 
 import msgspec
-from aiohttp import BodyPartReader, hdrs, web
-from aiohttp.typedefs import Handler, Middleware
+from aiohttp import BodyPartReader, web
 
-from backfill.engines.speech.host.answers import render_answer, render_error
+from backfill.engines import host_server
+from backfill.engines.host_refusal import Refusal
+from backfill.engines.host_server import JSON
+from backfill.engines.speech.host.answers import render_answer
 from backfill.engines.speech.host.model import Model
-from backfill.engines.speech.host.refusal import Refusal
 from backfill.engines.speech.host.requests import parse_request
 from backfill.engines.speech.host.transcription import transcribe
 from backfill.engines.speech.host.workers import Workers
@@ -24,8 +23,7 @@ from backfill.engines.speech.messages import HostSettings
 
 __all__ = ["make_app"]
 
-_JSON: Final = {"Content-Type": "application/json"}
-_HEALTH: Final = "/health"
+_MESSAGE_LENGTH: Final = 300
 _PART_BYTES: Final = 256 * 1024
 # What a form may hold beside its file.
 _FIELD_SIZE_MAX_BYTES: Final = 64 * 1024
@@ -33,50 +31,21 @@ _FIELDS_MAX: Final = 64
 
 
 def make_app(model: Model, settings: HostSettings, key: str) -> web.Application:
-    """The routes. All but /health, which tells nothing, want `key`: other processes and web pages have none."""
-    app = web.Application(client_max_size=0, middlewares=[_answer_errors, _make_door(f"Bearer {key}".encode())])
+    """The routes; all but /health want `key`."""
+    # Uploads are counted while they are stored.
+    app = host_server.make_app(key, body_size_max_bytes=0, failures=Exception, explain=_explain)
     desk = _Desk(model, settings)
     app.router.add_post("/v1/audio/transcriptions", desk.transcribe)
     app.router.add_post("/v1/audio/translations", desk.translate)
     app.router.add_get("/v1/models", desk.list_models)
-    app.router.add_get(_HEALTH, _show_health)
     app.router.add_get("/metrics", desk.show_metrics)
     return app
 
 
-@web.middleware
-async def _answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except Refusal as error:
-        return _make_error(400, error.message, error.param, error.code)
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        return _make_error(error.status, f"{request.method} {request.path}: {error.reason}.")
-    except Exception as error:  # noqa: BLE001 - a foreign library: whatever it raises goes to the parent as words
-        words = " ".join(str(error).split())[:300]
-        sys.stderr.write(f"{type(error).__name__}: {words}\n")
-        return _make_error(500, f"The engine failed: {words or type(error).__name__}.")
-
-
-def _make_door(wanted: bytes) -> Middleware:
-    @web.middleware
-    async def check_key(request: web.Request, handler: Handler) -> web.StreamResponse:
-        brought = request.headers.get(hdrs.AUTHORIZATION, "").encode(errors="surrogateescape")
-        if request.path != _HEALTH and not hmac.compare_digest(brought, wanted):
-            return _make_error(401, "This engine answers only the Backfill that started it.", code="invalid_api_key")
-        return await handler(request)
-
-    return check_key
-
-
-def _make_error(status: int, message: str, param: str | None = None, code: str | None = None) -> web.Response:
-    return web.Response(status=status, headers=_JSON, body=render_error(status, message, param, code))
-
-
-async def _show_health(_request: web.Request) -> web.Response:
-    return web.Response(headers=_JSON, body=b'{"status":"ok"}')
+def _explain(error: Exception) -> str:
+    """In one line: a foreign library raises what it likes."""
+    words = " ".join(str(error).split())[:_MESSAGE_LENGTH]
+    return f"The engine failed: {words or type(error).__name__}."
 
 
 class _Desk:
@@ -90,6 +59,7 @@ class _Desk:
         self._ahead = settings.workers * settings.batch_size
         self._started_s = int(time.time())
         self._accepted = 0
+        self._total = 0
 
     @property
     def running(self) -> int:
@@ -104,17 +74,18 @@ class _Desk:
     async def list_models(self, _request: web.Request) -> web.Response:
         """GET /v1/models."""
         entry = {"id": self._settings.alias, "object": "model", "created": self._started_s, "owned_by": "backfill"}
-        return web.Response(headers=_JSON, body=msgspec.json.encode({"object": "list", "data": [entry]}))
+        return web.Response(headers=JSON, body=msgspec.json.encode({"object": "list", "data": [entry]}))
 
     async def show_metrics(self, _request: web.Request) -> web.Response:
         """GET /metrics."""
         rows = [
-            ("requests_running", "Clips that are being heard.", self.running),
-            ("requests_waiting", "Clips that wait for a place.", self.waiting),
+            ("gauge", "requests_running", "Clips that are being heard.", self.running),
+            ("gauge", "requests_waiting", "Clips that wait for a place.", self.waiting),
+            ("counter", "requests_total", "Clips that came.", self._total),
         ]
         lines = [
-            f"# HELP speech:{name} {text}\n# TYPE speech:{name} gauge\nspeech:{name} {value}\n"
-            for name, text, value in rows
+            f"# HELP speech:{name} {text}\n# TYPE speech:{name} {kind}\nspeech:{name} {value}\n"
+            for kind, name, text, value in rows
         ]
         return web.Response(text="".join(lines))
 
@@ -133,6 +104,7 @@ class _Desk:
             wanted = parse_request(task, fields, is_multilingual=self._model.is_multilingual)
             abandoned = threading.Event()
             self._accepted += 1
+            self._total += 1
             work = asyncio.get_running_loop().run_in_executor(
                 self._threads,
                 lambda: transcribe(

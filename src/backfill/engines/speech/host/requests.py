@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from backfill.engines.speech.host.refusal import Refusal
+from backfill.engines.host_refusal import Refusal
 
 __all__ = ["FORMATS", "LANGUAGES", "Order", "Wanted", "parse_request"]
 
