@@ -111,13 +111,8 @@ async def open_rooms(
         catalogue = await asyncio.to_thread(Catalogue.load, config.catalogue.file, config.catalogue.models)
         shares = role is not Role.ALL
         lock, blobs, metadata, stored_keys = await _open_store(config, stack, shares=shares)
-        # A database in the data directory knows no others.
-        place = f"{read_place(config.data_dir)}:" if metadata.database.many_writers else ""
-        holder = place + str(uuid.uuid4())
-        has_company = shares or metadata.database.many_writers
-        duties = _make_duties(config, metadata, holder) if has_company else Duties()
-        neighbours = _open_neighbours(config, stack) if shares else None
-        intake = await _open_intake(config, blobs, metadata, duties)
+        company = _find_company(config, metadata, stack, shares=shares)
+        intake = await _open_intake(config, blobs, metadata, company.duties)
         media_store = await asyncio.to_thread(_find_media_store, config.data_dir, stack) if shares else None
         uploaded = UploadedMedia(blobs, metadata, config.media)
         media = await _open_media(config, uploaded, stack, media_folder, media_store)
@@ -127,15 +122,9 @@ async def open_rooms(
         sources = QuotaSources(progress.measure, functools.partial(_find_token_limit, keys), catalogue.resolve)
         quota = Quota(metadata, config.limits.enqueued_tokens, sources, is_shared=shares)
         await quota.begin()
-        turns = _make_turns(config, catalogue, metadata, quota, Company(duties, neighbours, holder, place))
-        if lock.is_alone:
-            # The lock says that nobody else is here: whoever held a turn from here is dead.
-            await turns.reclaim()
-        if shares:
-            lock.open_to_others()
-        # One that answers HTTP alone has no engines; what they are it reads of the others.
-        manned = config.model_copy(update={"engines": {}}) if role is Role.API else config
-        fleet = await stack.enter_async_context(Fleet.from_config(manned, catalogue.resolve))
+        turns = _make_turns(config, catalogue, metadata, quota, company)
+        await _settle_in(lock, turns, shares=shares)
+        fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
         dispatcher = Dispatcher(turns, blobs, fleet, config.dispatch, intake.inputs.check_content, media)
         yield Rooms(
             config=config,
@@ -157,9 +146,9 @@ async def open_rooms(
             deliverer=Deliverer(turns, blobs, intake.inputs.check_index),
             webhooks=WebhookSender(turns, config.webhooks),
             retention=_make_retention(config, intake, metadata, media, role),
-            neighbours=neighbours,
+            neighbours=company.neighbours,
             crew=Crew(Workers(metadata.database)) if role is Role.API else None,
-            heartbeat=_make_heartbeat(metadata, holder, dispatcher, fleet) if role is Role.WORK else None,
+            heartbeat=_make_heartbeat(metadata, company.holder, dispatcher, fleet) if role is Role.WORK else None,
         )
 
 
@@ -188,6 +177,20 @@ async def _open_store(config: Config, stack: AsyncExitStack, *, shares: bool) ->
     return _Store(lock, blobs, metadata, stored_keys)
 
 
+async def _settle_in(lock: FolderLock, turns: Turns, *, shares: bool) -> None:
+    if lock.is_alone:
+        # The lock says that nobody else is here: whoever held a turn from here is dead.
+        await turns.reclaim()
+    if shares:
+        lock.open_to_others()
+
+
+def _make_fleet(config: Config, catalogue: Catalogue, role: Role) -> Fleet:
+    # One that answers HTTP alone has no engines; what they are it reads of the others.
+    manned = config.model_copy(update={"engines": {}}) if role is Role.API else config
+    return Fleet.from_config(manned, catalogue.resolve)
+
+
 async def _open_metadata(config: Config, stack: AsyncExitStack, *, is_shared: bool) -> Metadata:
     driver = choose_driver(config.store, config.data_dir)
     await asyncio.to_thread(check_database, config.data_dir, driver)
@@ -202,8 +205,15 @@ async def _sweep_blobs(blobs: Blobs) -> None:
         _log.info("removed half-written blobs of an earlier process", count=swept)
 
 
-def _make_duties(config: Config, metadata: Metadata, holder: str) -> Duties:
-    return Duties(Leases(metadata.database, holder, metadata.database.now_ms, round(config.server.lease_s * 1000)))
+def _find_company(config: Config, metadata: Metadata, stack: AsyncExitStack, *, shares: bool) -> Company:
+    database = metadata.database
+    # A database in the data directory knows no others.
+    place = f"{read_place(config.data_dir)}:" if database.many_writers else ""
+    holder = place + str(uuid.uuid4())
+    duties = Duties()
+    if shares or database.many_writers:
+        duties = Duties(Leases(database, holder, database.now_ms, round(config.server.lease_s * 1000)))
+    return Company(duties, _open_neighbours(config, stack) if shares else None, holder, place)
 
 
 def _make_heartbeat(metadata: Metadata, holder: str, dispatcher: Dispatcher, fleet: Fleet) -> Heartbeat:
@@ -338,8 +348,8 @@ async def _run_loops(rooms: Rooms) -> None:
             group.create_task(rooms.webhooks.run(), name="send webhooks")
         group.create_task(rooms.retention.run(), name="remove expired files")
         group.create_task(rooms.keys.uses.run(), name="write when keys were used")
+        group.create_task(rooms.turns.duties.run(), name="renew duties")
         if rooms.neighbours is not None:
-            group.create_task(rooms.turns.duties.run(), name="renew duties")
             group.create_task(rooms.neighbours.listen(rooms.turns.ring_bells), name="listen to other processes")
         if rooms.crew is not None:
             group.create_task(rooms.crew.run(), name="look at the workers")

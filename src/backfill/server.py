@@ -125,7 +125,7 @@ async def _wire(config: Config, rooms: Rooms, stopping: asyncio.Event, tracing: 
         list_models=(crew or rooms.fleet).list_models,
         collect=rooms.retention.collect,
         list_replicas=lambda: (crew or rooms.dispatcher).replica_statuses,
-        is_shared=rooms.neighbours is not None,
+        is_shared=not rooms.turns.duties.is_alone,
         signing_key=await rooms.metadata.get_secret("upload_signing_key"),
         readiness=find_readiness(rooms),
         trace=tracing.wrap if tracing else None,

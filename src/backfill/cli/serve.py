@@ -33,10 +33,7 @@ def serve(  # noqa: PLR0913 - the options of a command
     deterministic: Deterministic = False,
     as_json: Annotated[bool, typer.Option("--json", help="Events and logs as JSON lines.")] = False,
 ) -> None:
-    """Serve the API and work on batches until stopped.
-
-    With --role work no API is served; --port then has it answer how it is.
-    """
+    """Serve the API and work on batches until stopped."""
     configure_logs(as_json=as_json)
     ports = {"server.port": port, "server.work_port": port}
     given = {"server.host": host, "data_dir": data_dir, "server.role": role} | ports

@@ -53,6 +53,7 @@ def test_defaults_and_variables_are_as_documented() -> None:
         "store.metadata",
         "store.blobs",
         "server.public_url",
+        "server.work_port",
         "webhooks.url",
         "webhooks.secret",
         "media.proxy",
