@@ -3,20 +3,23 @@
 import asyncio
 import functools
 import gc
-from collections.abc import AsyncIterator
+import itertools
+import uuid
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
 
 from backfill.accounts import Keys, Quota, QuotaSources, TokenGuess, UsageBook
 from backfill.catalogue import Catalogue
-from backfill.config import Config
+from backfill.config import Config, Role
 from backfill.deliver import Deliverer, WebhookSender
-from backfill.dispatch import Dispatcher, Forecaster
+from backfill.dispatch import Crew, Dispatcher, Forecaster, Heartbeat
 from backfill.engines import Fleet
-from backfill.errors import NotFound, StoreUnavailable
+from backfill.errors import NotFound, StoreBusy, StoreUnavailable
 from backfill.intake import (
     Intake,
     Retention,
@@ -27,36 +30,42 @@ from backfill.intake import (
     sweep_files,
 )
 from backfill.journal import Progress
-from backfill.live import LiveMedia, LiveTraffic
+from backfill.live import AbsentTraffic, LiveMedia, LiveTraffic
 from backfill.media import LocalFiles, MediaLibrary
 from backfill.store import (
     ApiKeys,
     Blobs,
+    ChangeMark,
     DataSize,
     FolderLock,
+    Leases,
     Metadata,
     Reservations,
     UsageRecords,
+    Workers,
     choose_driver,
     close_to_others,
     open_blobs,
     read_place,
 )
-from backfill.turns import Turns
+from backfill.turns import Company, Duties, Neighbours, Turns
 
 __all__ = ["Rooms", "open_rooms", "working"]
 
 # New containers between two looks of the garbage collector: some 200 requests instead of 7. Nearly all that a request
 # leaves is freed by its count alone, so most looks find nothing, and they cost 5 % of a request's time.
 _CONTAINERS_BETWEEN_COLLECTIONS = 20_000
+# Renewed whenever a batch was changed.
+_MARK = "batches.mark"
 _log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Rooms:
-    """Everything that works on one data directory."""
+    """Everything of one process that works on a data directory."""
 
     config: Config
+    role: Role
     catalogue: Catalogue
     blobs: Blobs
     metadata: Metadata
@@ -74,13 +83,22 @@ class Rooms:
     deliverer: Deliverer
     webhooks: WebhookSender
     retention: Retention
+    neighbours: Neighbours | None
+    """The other processes; None: there can be none."""
+    crew: Crew | None
+    """Those with engines, for a process that has none."""
+    heartbeat: Heartbeat | None
+    """What a process with engines tells of itself, if others may listen."""
 
 
 @asynccontextmanager
-async def open_rooms(config: Config, *, media_folder: Path | None = None) -> AsyncIterator[Rooms]:
+async def open_rooms(
+    config: Config, *, media_folder: Path | None = None, role: Role = Role.ALL
+) -> AsyncIterator[Rooms]:
     """Take hold of the data directory and build every room on it; nothing runs yet.
 
     `media_folder`: requests may name pictures and clips by paths, which count from there; never set by a server.
+    `role`: with any but "all" others may work there too.
 
     Raises:
         InvalidConfig: the catalogue's file cannot be used.
@@ -91,33 +109,26 @@ async def open_rooms(config: Config, *, media_folder: Path | None = None) -> Asy
     """
     async with AsyncExitStack() as stack:
         catalogue = await asyncio.to_thread(Catalogue.load, config.catalogue.file, config.catalogue.models)
-        stack.callback(FolderLock(config.data_dir).release)
-        await _close_to_others(config.data_dir)
-        blobs = await asyncio.to_thread(open_blobs, config.store, config.data_dir)
-        stack.callback(blobs.close)
-        metadata = await _open_metadata(config, stack, blobs)
-        stored_keys = ApiKeys.open(metadata.database, config.data_dir)
-        stack.callback(stored_keys.close)
-        await check_rows(config.data_dir, blobs, metadata)
-        await check_place(config.data_dir, metadata)
-        await _sweep_blobs(blobs)
-        # No file is being made now: what no row names is what a crash left.
-        await sweep_files(blobs, metadata)
-        intake = await _open_intake(config, blobs, metadata)
-        media = await _open_media(config, UploadedMedia(blobs, metadata, config.media), stack, media_folder)
+        shares = role is not Role.ALL
+        lock, blobs, metadata, stored_keys = await _open_store(config, stack, shares=shares)
+        company = _find_company(config, metadata, stack, shares=shares)
+        intake = await _open_intake(config, blobs, metadata, company.duties)
+        media_store = await asyncio.to_thread(_find_media_store, config.data_dir, stack) if shares else None
+        uploaded = UploadedMedia(blobs, metadata, config.media)
+        media = await _open_media(config, uploaded, stack, media_folder, media_store)
         progress = Progress(blobs)
         stack.callback(progress.close)
         keys = Keys(stored_keys, [key.get_secret_value() for key in config.server.api_keys])
         sources = QuotaSources(progress.measure, functools.partial(_find_token_limit, keys), catalogue.resolve)
-        quota = Quota(metadata, config.limits.enqueued_tokens, sources)
+        quota = Quota(metadata, config.limits.enqueued_tokens, sources, is_shared=shares)
         await quota.begin()
-        turns = _make_turns(config, catalogue, metadata, quota)
-        # The lock says that nobody else is here: whoever held a turn from here is dead.
-        await turns.reclaim()
-        fleet = await stack.enter_async_context(Fleet.from_config(config, catalogue.resolve))
+        turns = _make_turns(config, catalogue, metadata, quota, company)
+        await _settle_in(lock, turns, shares=shares)
+        fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
         dispatcher = Dispatcher(turns, blobs, fleet, config.dispatch, intake.inputs.check_content, media)
         yield Rooms(
             config=config,
+            role=role,
             catalogue=catalogue,
             blobs=blobs,
             metadata=metadata,
@@ -131,17 +142,60 @@ async def open_rooms(config: Config, *, media_folder: Path | None = None) -> Asy
             usage=UsageBook(UsageRecords(metadata.database), progress.measure),
             dispatcher=dispatcher,
             forecaster=Forecaster(metadata.database, dispatcher, fleet),
-            live=LiveTraffic(fleet, config.live, LiveMedia(media)),
+            live=(AbsentTraffic if role is Role.API else LiveTraffic)(fleet, config.live, LiveMedia(media)),
             deliverer=Deliverer(turns, blobs, intake.inputs.check_index),
             webhooks=WebhookSender(turns, config.webhooks),
-            retention=_make_retention(config, intake, metadata, media),
+            retention=_make_retention(config, intake, metadata, media, role),
+            neighbours=company.neighbours,
+            crew=Crew(Workers(metadata.database)) if role is Role.API else None,
+            heartbeat=_make_heartbeat(metadata, company.holder, dispatcher, fleet) if role is Role.WORK else None,
         )
 
 
-async def _open_metadata(config: Config, stack: AsyncExitStack, blobs: Blobs) -> Metadata:
+class _Store(NamedTuple):
+    lock: FolderLock
+    blobs: Blobs
+    metadata: Metadata
+    keys: ApiKeys
+
+
+async def _open_store(config: Config, stack: AsyncExitStack, *, shares: bool) -> _Store:
+    """Take hold of the data directory; whoever is alone there at this moment sees to it that all is in order."""
+    lock = await asyncio.to_thread(FolderLock, config.data_dir, shares=shares)
+    stack.callback(lock.release)
+    await _close_to_others(config.data_dir)
+    blobs = await asyncio.to_thread(open_blobs, config.store, config.data_dir)
+    stack.callback(blobs.close)
+    metadata = await _open_metadata(config, stack, blobs, is_shared=not lock.is_alone)
+    stored_keys = ApiKeys.open(metadata.database, config.data_dir)
+    stack.callback(stored_keys.close)
+    if lock.is_alone:
+        await check_rows(config.data_dir, blobs, metadata)
+        await check_place(config.data_dir, metadata)
+        await _sweep_blobs(blobs)
+        # No file is being made now: what no row names is what a crash left.
+        await sweep_files(blobs, metadata)
+    return _Store(lock, blobs, metadata, stored_keys)
+
+
+async def _settle_in(lock: FolderLock, turns: Turns, *, shares: bool) -> None:
+    if lock.is_alone:
+        # The lock says that nobody else is here: whoever held a turn from here is dead.
+        await turns.reclaim()
+    if shares:
+        lock.open_to_others()
+
+
+def _make_fleet(config: Config, catalogue: Catalogue, role: Role) -> Fleet:
+    # One that answers HTTP alone has no engines; what they are it reads of the others.
+    manned = config.model_copy(update={"engines": {}}) if role is Role.API else config
+    return Fleet.from_config(manned, catalogue.resolve)
+
+
+async def _open_metadata(config: Config, stack: AsyncExitStack, blobs: Blobs, *, is_shared: bool) -> Metadata:
     driver = choose_driver(config.store, config.data_dir)
     await asyncio.to_thread(check_database, config.data_dir, driver, blobs)
-    metadata = await Metadata.open(driver)
+    metadata = await Metadata.open(driver, is_shared=is_shared)
     stack.push_async_callback(metadata.close)
     return metadata
 
@@ -152,31 +206,74 @@ async def _sweep_blobs(blobs: Blobs) -> None:
         _log.info("removed half-written blobs of an earlier process", count=swept)
 
 
-async def _open_intake(config: Config, blobs: Blobs, metadata: Metadata) -> Intake:
+def _find_company(config: Config, metadata: Metadata, stack: AsyncExitStack, *, shares: bool) -> Company:
+    database = metadata.database
+    # A database in the data directory knows no others.
+    place = f"{read_place(config.data_dir)}:" if database.many_writers else ""
+    holder = place + str(uuid.uuid4())
+    duties = Duties()
+    if shares or database.many_writers:
+        duties = Duties(Leases(database, holder, database.now_ms, round(config.server.lease_s * 1000)))
+    return Company(duties, _open_neighbours(config, stack) if shares else None, holder, place)
+
+
+def _make_heartbeat(metadata: Metadata, holder: str, dispatcher: Dispatcher, fleet: Fleet) -> Heartbeat:
+    return Heartbeat(Workers(metadata.database), holder, dispatcher, fleet)
+
+
+def _open_neighbours(config: Config, stack: AsyncExitStack) -> Neighbours:
+    mark = ChangeMark(config.data_dir / _MARK)
+    stack.callback(mark.close)
+    return Neighbours(mark)
+
+
+async def _open_intake(config: Config, blobs: Blobs, metadata: Metadata, duties: Duties) -> Intake:
     far = None if blobs.is_near else functools.partial(blobs.measure, "")
     data_size = DataSize(config.data_dir, config.retention.data_size_bytes, far)
     if data_size.limit_bytes:
         await asyncio.to_thread(data_size.measure)
-    return Intake(blobs, metadata, config.limits, data_size, config.media)
+    return Intake(blobs, metadata, config.limits, data_size, config.media, duties)
 
 
 async def _open_media(
-    config: Config, uploaded: UploadedMedia, stack: AsyncExitStack, media_folder: Path | None
+    config: Config,
+    uploaded: UploadedMedia,
+    stack: AsyncExitStack,
+    media_folder: Path | None,
+    media_store: Path | None,
 ) -> MediaLibrary:
     local = None if media_folder is None else LocalFiles(media_folder, config.media)
-    media = MediaLibrary(config.data_dir / "media", config.media, uploaded.find, local)
+    media = MediaLibrary(media_store or config.data_dir / "media", config.media, uploaded.find, local)
     stack.push_async_callback(media.close)
     await LiveMedia(media).sweep()
     return media
 
 
-def _make_retention(config: Config, intake: Intake, metadata: Metadata, media: MediaLibrary) -> Retention:
-    return Retention(intake, metadata, quarantine_h=config.quarantine_h, ages=config.retention, media=media)
+def _find_media_store(data_dir: Path, stack: AsyncExitStack) -> Path:
+    """A folder for what is fetched that no other process has now; that of one that is dead is taken with what it holds.
+
+    What lies there is counted, trimmed and given away by what its process remembers.
+    """
+    for number in itertools.count(1):
+        folder = data_dir / "media-shared" / str(number)
+        with suppress(StoreBusy):
+            stack.callback(FolderLock(folder).release)
+            return folder
+    raise AssertionError
 
 
-def _make_turns(config: Config, catalogue: Catalogue, metadata: Metadata, quota: Quota) -> Turns:
-    # A database in the data directory knows no others.
-    place = f"{read_place(config.data_dir)}:" if metadata.database.many_writers else ""
+def _make_retention(config: Config, intake: Intake, metadata: Metadata, media: MediaLibrary, role: Role) -> Retention:
+    return Retention(
+        intake,
+        metadata,
+        quarantine_h=config.quarantine_h,
+        ages=config.retention,
+        media=media,
+        tidies_for_all=role is not Role.API,
+    )
+
+
+def _make_turns(config: Config, catalogue: Catalogue, metadata: Metadata, quota: Quota, company: Company) -> Turns:
     appraisals = [catalogue.note_prices, TokenGuess(Reservations(metadata.database)).reserve]
     announces_ends = bool(config.webhooks.url)
     return Turns(
@@ -187,7 +284,8 @@ def _make_turns(config: Config, catalogue: Catalogue, metadata: Metadata, quota:
         appraisals=appraisals,
         add_batch=quota.add_batch,
         endpoints=config.listed_endpoints,
-        place=place,
+        lease_ms=round(config.server.lease_s * 1000),
+        company=company,
     )
 
 
@@ -232,18 +330,30 @@ async def working(rooms: Rooms) -> AsyncIterator["asyncio.Task[None]"]:
     finally:
         gc.set_threshold(*thresholds)
         gc.unfreeze()
-        rooms.dispatcher.stop()
-        rooms.deliverer.stop()
-        rooms.webhooks.stop()
-        rooms.retention.stop()
-        rooms.keys.uses.stop()
+        for stop in _list_stops(rooms):
+            stop()
         await task
+
+
+def _list_stops(rooms: Rooms) -> list[Callable[[], None]]:
+    stops = [rooms.dispatcher.stop, rooms.deliverer.stop, rooms.webhooks.stop, rooms.retention.stop]
+    stops += [rooms.keys.uses.stop, rooms.turns.duties.stop]
+    stops += [each.stop for each in (rooms.neighbours, rooms.crew, rooms.heartbeat) if each is not None]
+    return stops
 
 
 async def _run_loops(rooms: Rooms) -> None:
     async with asyncio.TaskGroup() as group:
-        group.create_task(rooms.dispatcher.run(), name="dispatch")
-        group.create_task(rooms.deliverer.run(), name="deliver")
-        group.create_task(rooms.webhooks.run(), name="send webhooks")
+        if rooms.role is not Role.API:
+            group.create_task(rooms.dispatcher.run(), name="dispatch")
+            group.create_task(rooms.deliverer.run(), name="deliver")
+            group.create_task(rooms.webhooks.run(), name="send webhooks")
         group.create_task(rooms.retention.run(), name="remove expired files")
         group.create_task(rooms.keys.uses.run(), name="write when keys were used")
+        group.create_task(rooms.turns.duties.run(), name="renew duties")
+        if rooms.neighbours is not None:
+            group.create_task(rooms.neighbours.listen(rooms.turns.ring_bells), name="listen to other processes")
+        if rooms.crew is not None:
+            group.create_task(rooms.crew.run(), name="look at the workers")
+        if rooms.heartbeat is not None:
+            group.create_task(rooms.heartbeat.run(), name="tell of this worker")

@@ -363,6 +363,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     """Final once the state is; before that only `total` is set and the journal knows the rest."""
     epoch: int = 0
     """How many times a turn on this batch was taken."""
+    holder: str | None = None
+    """Who took the last turn and has not given it back; None: nobody, so that nobody writes to the journal."""
     idempotency_key: str | None = None
     """What the client called its request; the owner makes one batch with it, however often it is sent."""
     request_digest: str = ""

@@ -16,11 +16,12 @@ import uvicorn
 
 from backfill.accounts import UsageTotals
 from backfill.app import Rooms, open_rooms, working
-from backfill.config import Config
+from backfill.batch import Batch
+from backfill.config import Config, Role
 from backfill.errors import InvalidConfig
 from backfill.intake import describe_data_size
 from backfill.plan import prepare
-from backfill.status import MetricsSource
+from backfill.status import Forecast, MetricsSource
 from backfill.store import UsageRecords, choose_driver
 from backfill.telemetry import open_tracing, tracing_along
 from backfill.web import api, dashboard
@@ -38,19 +39,25 @@ _log = structlog.get_logger(__name__)
 async def serve(config: Config, announce: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM, then stop feeding, keep what is done and end the engines.
 
-    `announce` is called once with the server's own URL, when it answers.
+    `announce` is called once with the server's own URL, when it answers; with an empty one if it works and answers
+    nothing.
 
     Raises:
         InvalidConfig: the address cannot be bound.
         StoreUnavailable: see `open_rooms`.
 
     """
+    role = config.server.role
+    port = config.server.work_port if role is Role.WORK else config.server.port
+    if port is None:
+        await _work_unseen(config, announce)
+        return
     stopping = asyncio.Event()
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut_stream)
-    with _bind(await _choose_host(config), config.server.port) as listener:
+    with _bind(await _choose_host(config), port) as listener:
         tracing = open_tracing(config.telemetry)
         async with (
-            open_rooms(config) as rooms,
+            open_rooms(config, role=role) as rooms,
             tracing_along(tracing, rooms.fleet.replicas, rooms.turns, rooms.metadata),
             working(rooms) as work,
             AsyncExitStack() as stack,
@@ -58,9 +65,9 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
             # A fifth of a start, in which batches of an earlier process are worked on already.
             await asyncio.to_thread(_load_api)
             services = await _wire(config, rooms, stopping, tracing)
-            pages = await stack.enter_async_context(_opened_pages(services))
+            pages = None if role is Role.WORK else await stack.enter_async_context(_opened_pages(services))
             settings = uvicorn.Config(
-                api.create_app(services, pages),
+                api.create_watched_app(services) if role is Role.WORK else api.create_app(services, pages),
                 log_config=None,
                 access_log=False,
                 lifespan="off",
@@ -81,8 +88,25 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
             await server.serve(sockets=[listener])
 
 
+async def _work_unseen(config: Config, announce: Callable[[str], None]) -> None:
+    """Work until SIGINT or SIGTERM, and answer no HTTP."""
+    stopping = asyncio.Event()
+    tracing = open_tracing(config.telemetry)
+    async with (
+        open_rooms(config, role=Role.WORK) as rooms,
+        tracing_along(tracing, rooms.fleet.replicas, rooms.turns, rooms.metadata),
+        working(rooms) as work,
+    ):
+        work.add_done_callback(lambda _: stopping.set())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+        announce("")
+        await stopping.wait()
+
+
 async def _wire(config: Config, rooms: Rooms, stopping: asyncio.Event, tracing: "Tracing | None") -> "api.Services":
     """What the handlers are given."""
+    crew = rooms.crew
     return api.Services(
         config=config,
         blobs=rooms.blobs,
@@ -93,19 +117,25 @@ async def _wire(config: Config, rooms: Rooms, stopping: asyncio.Event, tracing: 
         measure=rooms.progress.measure,
         usage=rooms.usage,
         metrics_sources=_list_metrics(rooms),
-        find_wait=rooms.dispatcher.find_wait,
-        forecast=rooms.forecaster.find,
-        foresee=rooms.forecaster.foresee,
+        find_wait=(crew or rooms.dispatcher).find_wait,
+        forecast=_foresee_nothing if crew else rooms.forecaster.find,
+        foresee=_foresee_nothing if crew else rooms.forecaster.foresee,
         live=rooms.live,
         catalogue=rooms.catalogue,
-        list_models=rooms.fleet.list_models,
+        list_models=(crew or rooms.fleet).list_models,
         collect=rooms.retention.collect,
-        list_replicas=lambda: rooms.dispatcher.replica_statuses,
+        list_replicas=lambda: (crew or rooms.dispatcher).replica_statuses,
+        is_shared=not rooms.turns.duties.is_alone,
         signing_key=await rooms.metadata.get_secret("upload_signing_key"),
         readiness=find_readiness(rooms),
         trace=tracing.wrap if tracing else None,
         stopping=stopping,
     )
+
+
+async def _foresee_nothing(_batch: Batch) -> Forecast | None:
+    """How fast the engines are is known to the processes that have them."""
+    return None
 
 
 @asynccontextmanager
@@ -164,13 +194,10 @@ def _is_no_cut_stream(record: logging.LogRecord) -> bool:
 
 def find_readiness(rooms: Rooms) -> "api.Readiness":
     """What must work for the server to be sent anything."""
-    return api.Readiness(
-        {
-            "database": rooms.metadata.database.check,
-            "disk": lambda: asyncio.to_thread(rooms.blobs.probe),
-            "dispatcher": rooms.dispatcher.check,
-        }
-    )
+    checks = {"database": rooms.metadata.database.check, "disk": lambda: asyncio.to_thread(rooms.blobs.probe)}
+    if rooms.role is not Role.API:
+        checks["dispatcher"] = rooms.dispatcher.check
+    return api.Readiness(checks)
 
 
 async def _choose_host(config: Config) -> str:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 __all__ = [
+    "WORKER_SILENCE_MS",
     "Bottleneck",
     "Forecast",
     "MetricFamily",
@@ -16,9 +17,13 @@ __all__ = [
     "ServedModel",
     "WaitReason",
     "Waiting",
+    "WorkerReport",
+    "WorkerStatus",
 ]
 
 _MESSAGE_LENGTH = 500
+WORKER_SILENCE_MS = 15_000
+"""A worker that has told nothing for so long is shown as lost."""
 
 
 class Bottleneck(StrEnum):
@@ -117,6 +122,32 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     """From 0 to 1."""
     trouble: str | None = None
     """Why nothing is sent to it now."""
+
+
+class WorkerReport(msgspec.Struct, frozen=True):
+    """What a process that has engines tells of them."""
+
+    replicas: tuple[ReplicaStatus, ...] = ()
+    models: tuple[ServedModel, ...] = ()
+    batches: tuple[str, ...] = ()
+    """Ids of those that it works on."""
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """A process that has engines, as it told last of itself. Times are milliseconds since the epoch."""
+
+    id: str
+    role: str
+    host: str
+    pid: int
+    version: str
+    started_at_ms: int
+    seen_at_ms: int
+    report: WorkerReport = WorkerReport()
+
+    def is_lost(self, now_ms: int) -> bool:
+        """Whether it has been silent for so long that it must be taken for dead."""
+        return now_ms - self.seen_at_ms > WORKER_SILENCE_MS
 
 
 class WaitReason(StrEnum):

@@ -2,13 +2,13 @@
 
 import ssl
 import time
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 import httpx
 
-from tests.support.server_process import BackfillServer
-
-__all__ = ["FINAL", "Client"]
+__all__ = ["FINAL", "Client", "HasUrl"]
 
 FINAL = {"COMPLETED", "FAILED", "CANCELLED", "EXPIRED"}
 _POLL_S = 0.01
@@ -17,16 +17,33 @@ _TIMEOUT_S = 60.0
 _NO_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
+class HasUrl(Protocol):
+    """A server, or what stands for several."""
+
+    @property
+    def url(self) -> str:
+        """Where the next request goes."""
+
+
 class Client:
     """Together's dialect over plain HTTP, against whatever address the server has now."""
 
-    def __init__(self, server: BackfillServer) -> None:
+    def __init__(self, server: HasUrl) -> None:
         self._server = server
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request; raises httpx.TransportError if the server dies over it."""
         with httpx.Client(base_url=self._server.url, timeout=30, trust_env=False, verify=_NO_TLS) as http:
             return http.request(method, path, **options)
+
+    @contextmanager
+    def stream(self, path: str) -> Iterator[httpx.Response]:
+        """The answer to a GET, as it comes."""
+        with (
+            httpx.Client(base_url=self._server.url, timeout=30, trust_env=False, verify=_NO_TLS) as http,
+            http.stream("GET", path) as response,
+        ):
+            yield response
 
     def upload(self, data: bytes) -> str:
         """Upload a batch file and give its id."""

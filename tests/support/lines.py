@@ -18,6 +18,6 @@ def request_line(number: int, *, custom_id: str | None = None, model: str | None
     return json.dumps({"custom_id": custom_id or f"request-{number}", "body": members | body}).encode()
 
 
-def request_lines(count: int) -> bytes:
-    """A file of `count` requests."""
-    return b"".join(request_line(number) + b"\n" for number in range(count))
+def request_lines(count: int, first: int = 0) -> bytes:
+    """A file of `count` requests, numbered from `first` on."""
+    return b"".join(request_line(number) + b"\n" for number in range(first, first + count))

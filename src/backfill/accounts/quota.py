@@ -75,13 +75,18 @@ class Quota:
         sources: QuotaSources,
         *,
         progress_age_max_s: float = _PROGRESS_AGE_MAX_S,
+        is_shared: bool = False,
     ) -> None:
-        """`progress_age_max_s`: how old what is known of journals may be when a batch is refused over it."""
+        """`progress_age_max_s`: how old what is known of journals may be when a batch is refused over it.
+
+        `is_shared`: other processes change rows too.
+        """
         self._metadata = metadata
         self._reservations = Reservations(metadata.database)
         self._limit = limit
         self._sources = sources
-        self._enqueued = Enqueued(sources.resolve, many_writers=metadata.database.many_writers)
+        many_writers = is_shared or metadata.database.many_writers
+        self._enqueued = Enqueued(sources.resolve, many_writers=many_writers)
         self._progress_age_max_s = progress_age_max_s
         self._progress_at_s = float("-inf")
         self._reading_progress = asyncio.Lock()

@@ -11,19 +11,23 @@ from backfill.cli.console import emit, write_out
 from backfill.cli.failures import end_on_error
 from backfill.cli.logs import configure_logs
 from backfill.cli.options import ConfigFile, Deterministic
-from backfill.config import load_config
+from backfill.config import Role, load_config
 from backfill.engines import make_deterministic
 from backfill.server import serve as serve_forever
 
 __all__ = ["serve"]
 
 
-def serve(
+def serve(  # noqa: PLR0913 - the options of a command
     config_file: ConfigFile = None,
     host: Annotated[str | None, typer.Option(metavar="ADDRESS", help="Address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(metavar="N", help="Port to listen on; 0 takes a free one.")] = None,
     data_dir: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where files, batches and journals are kept.")
+    ] = None,
+    role: Annotated[
+        Role | None,
+        typer.Option(help="all: everything, alone on the data directory. api and work: side by side on one."),
     ] = None,
     *,
     deterministic: Deterministic = False,
@@ -31,7 +35,8 @@ def serve(
 ) -> None:
     """Serve the API and work on batches until stopped."""
     configure_logs(as_json=as_json)
-    given = {"server.host": host, "server.port": port, "data_dir": data_dir}
+    ports = {"server.port": port, "server.work_port": port}
+    given = {"server.host": host, "data_dir": data_dir, "server.role": role} | ports
     with end_on_error(as_json=as_json):
         config = load_config(config_file, overrides={key: value for key, value in given.items() if value is not None})
         if deterministic:
@@ -42,5 +47,7 @@ def serve(
 def _announce(url: str, *, as_json: bool) -> None:
     if as_json:
         emit({"event": "ready", "url": url, "pid": os.getpid()})
+    elif not url:
+        write_out("Backfill works on batches.")
     else:
         write_out(f"Backfill serves at {url} (Together's SDK v3: base_url={url!r}, v1 and v2: {url + '/v1'!r})")

@@ -14,7 +14,7 @@ from .loading import Config, load_config
 from .media import MediaConfig
 from .money import MoneyConfig
 from .retention import RetentionConfig
-from .sections import DispatchConfig, LimitsConfig, LiveConfig, ServerConfig, TelemetryConfig, WebhooksConfig
+from .sections import DispatchConfig, LimitsConfig, LiveConfig, Role, ServerConfig, TelemetryConfig, WebhooksConfig
 from .store import StoreConfig
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "MoneyConfig",
     "OpenVinoEngineConfig",
     "RetentionConfig",
+    "Role",
     "ServerConfig",
     "SpeechEngineConfig",
     "StoreConfig",

@@ -3,6 +3,7 @@
 import base64
 import binascii
 import math
+from enum import StrEnum
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
@@ -11,6 +12,7 @@ __all__ = [
     "DispatchConfig",
     "LimitsConfig",
     "LiveConfig",
+    "Role",
     "Section",
     "ServerConfig",
     "TelemetryConfig",
@@ -22,6 +24,17 @@ class Section(BaseModel):
     """Settings that belong together; an unknown one is refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Role(StrEnum):
+    """What a server process does."""
+
+    ALL = "all"
+    """Everything, and it is alone on its data directory."""
+    API = "api"
+    """It answers HTTP, and has no engines."""
+    WORK = "work"
+    """It has engines and works on batches, and answers no HTTP but, if asked, how it is."""
 
 
 class ServerConfig(Section):
@@ -37,6 +50,12 @@ class ServerConfig(Section):
     upload_url_valid_s: int = Field(3600, gt=0)
     dashboard: bool = True
     """Pages for people, at `/`."""
+    role: Role = Role.ALL
+    """What this process does; several with the roles "api" and "work" may share a data directory."""
+    work_port: int | None = Field(None, ge=0, le=65535)
+    """Where a process with the role "work" answers `/health`, `/ready` and `/metrics`; None: nowhere."""
+    lease_s: float = Field(30.0, ge=0.5, le=3600)
+    """After so long what a process with the role "work" had begun is taken over by another one, if it was silent."""
 
 
 class LimitsConfig(Section):

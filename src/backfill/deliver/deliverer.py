@@ -1,9 +1,13 @@
-"""The loop: whenever a batch has nothing more to send, gather its answers and close it in one write."""
+"""The loop: whenever a batch has nothing more to send, gather its answers and close it in one write.
+
+Beside other processes a batch is leased before it is gathered, so that only one of them does it.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator
 
 from backfill.batch import Batch, BatchProblem, State
+from backfill.deliver.closing_leases import ClosingLeases
 from backfill.deliver.gather import Gathered, gather_together, give_up
 from backfill.errors import InputLost
 from backfill.store import Blobs, confirm_facts
@@ -30,11 +34,17 @@ class Deliverer:
         self._bell = turns.subscribe()
         self._stopped = False
         self._not_before: dict[str, float] = {}
+        self._leases = ClosingLeases(turns, blobs)
         self._large: dict[str, asyncio.Task[None]] = {}
         """Id of a large batch that is being delivered -> who does it."""
 
     async def run(self) -> None:
         """Work until `stop` is called; a delivery under way is finished first."""
+        async with self._leases.renewing():
+            await self._deliver_until_stopped()
+            await asyncio.gather(*self._large.values())
+
+    async def _deliver_until_stopped(self) -> None:
         while not self._stopped:
             try:
                 await self._deliver_closable()
@@ -42,7 +52,6 @@ class Deliverer:
             except Exception as error:  # noqa: BLE001 - whatever it is, the next look may find better
                 self._turns.setbacks.note(_LOOP, error, "delivery waits for the metadata")
             await self._bell.wait(_TICK_S)
-        await asyncio.gather(*self._large.values())
 
     def stop(self) -> None:
         """Begin no other delivery."""
@@ -78,7 +87,11 @@ class Deliverer:
             del self._large[batch.id]
             self._bell.ring()
 
-    async def _deliver(self, group: list[Batch]) -> None:
+    async def _deliver(self, found: list[Batch]) -> None:
+        async with self._leases.holding(found) as group:
+            await self._gather_and_close(group)
+
+    async def _gather_and_close(self, group: list[Batch]) -> None:
         checked = {batch.id: await self._check(batch) for batch in group}
         sound = [batch for batch in group if checked[batch.id] is None]
         gathered = await asyncio.to_thread(_gather_each, self._blobs, sound) if sound else []
@@ -102,7 +115,8 @@ class Deliverer:
     async def _conclude(self, batch: Batch, gathered: Gathered | Exception | None) -> list[str]:
         if isinstance(gathered, InputLost):
             # The names of its lines are lost: it fails.
-            await self._turns.fail(batch, BatchProblem(gathered.code, gathered.message, param=gathered.param))
+            problem = BatchProblem(gathered.code, gathered.message, param=gathered.param)
+            await self._turns.fail(batch, problem, epoch=self._leases.find_epoch(batch))
             return []
         if isinstance(gathered, Exception):
             raise gathered

@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 from backfill.batch import Batch, Dialect, State
 from backfill.config import WebhooksConfig
 from backfill.errors import BackfillError
-from backfill.turns import Turns
+from backfill.turns import WEBHOOKS, Turns
 from backfill.wire import openai, together
 
 __all__ = ["WebhookSender", "make_message"]
@@ -87,6 +87,8 @@ class WebhookSender:
         self._bell.ring()
 
     async def _send_due(self, session: aiohttp.ClientSession, signer: Webhook) -> None:
+        if not await self._turns.duties.has(WEBHOOKS):
+            return
         due = await self._turns.find_unannounced(_SENT_AT_ONCE)
         # A write that seemed to fail may have been made all the same.
         for batch_id in self._unnoted.keys() - {batch.id for batch in due}:

@@ -29,7 +29,8 @@ from backfill.wire.waiting import explain_pause
 __all__ = ["Dispatcher"]
 
 _TICK_S = 1.0
-_RENEWAL_S = 10.0
+# So often in the time that a lease holds.
+_RENEWALS_A_LEASE = 3
 # Each look may wait for a database that is locked, several times.
 _SILENCE_MAX_S = 60.0
 # An open turn holds an index and a segment; more than this many batches side by side would only share the replicas. A
@@ -50,6 +51,8 @@ class _Work:
     """Set while its lines are fed."""
     is_landing: bool = False
     """The batch is paused: no line is sent any more, and what is in flight has all the time that it takes."""
+    is_fenced: bool = True
+    """What whoever had the turn before may still write does not count."""
     is_done: bool = False
     """Nothing is done for it any more but to give it back: should that fail, its lease must run out."""
 
@@ -103,6 +106,11 @@ class Dispatcher:
     def replica_statuses(self) -> tuple[ReplicaStatus, ...]:
         """Every replica, in the order of the configuration."""
         return tuple(feeder.status for feeder in self._feeders.values())
+
+    @property
+    def open_batches(self) -> tuple[str, ...]:
+        """The ids of the batches that are worked on."""
+        return tuple(self._open)
 
     @property
     def paces(self) -> dict[str, Pace]:
@@ -161,9 +169,10 @@ class Dispatcher:
 
     async def _run_turns(self, feeding: "list[asyncio.Task[None]]") -> None:
         steps = (
+            # First, since this process may have stood still while its turns were lost.
+            self._stop_ended,
             self._turns.admit_waiting,
             self._turns.expire_due,
-            self._stop_ended,
             self._open_new,
             self._renew,
         )
@@ -187,7 +196,7 @@ class Dispatcher:
 
     async def _renew(self) -> None:
         now_s = asyncio.get_running_loop().time()
-        if now_s - self._renewed_at_s >= _RENEWAL_S:
+        if now_s - self._renewed_at_s >= self._turns.lease_s / _RENEWALS_A_LEASE:
             await self._turns.renew([work.turn for work in self._open.values() if not work.is_done])
             self._renewed_at_s = now_s
 
@@ -197,7 +206,7 @@ class Dispatcher:
         self._paused_of_late.clear()
         room = _OPEN_TURNS - len(open_turns)
         for turn in await self._turns.take(room, open_turns, landing, lines_per_s=lines_per_s):
-            work = _Work(turn, asyncio.Event())
+            work = _Work(turn, asyncio.Event(), is_fenced=not turn.is_takeover)
             if turn.batch.id in self._paused_of_late:
                 self._let_land(work)
             self._open[turn.batch.id] = work
@@ -264,6 +273,7 @@ class Dispatcher:
                 openings=self._openings,
                 library=self._media,
             )
+            work.is_fenced = True
             drained = await self._feed_from(work, opened)
             failure = opened.failure
             if opened.has_moved:
@@ -274,7 +284,7 @@ class Dispatcher:
                 await self._remove_fetched(opened)
         except InputLost as error:
             work.opened, work.is_done = None, True
-            await self._end(turn, error)
+            await self._end(work, error)
             return
         except Exception as error:  # noqa: BLE001 - whatever it is, it is this batch's alone
             drained = False
@@ -284,7 +294,7 @@ class Dispatcher:
             # Our keeping the turn keeps the batch from being taken at once: a full disk does not empty in a second.
             await self._pause(self._note_failure(turn, failure, "batch stopped for now"))
         work.is_done = True
-        await self._give_back(turn, drained=drained)
+        await self._give_back(work, drained=drained)
 
     async def _remove_fetched(self, opened: OpenTurn) -> None:
         """Nothing is sent of it any more; what cannot go now goes later (`intake.Retention`)."""
@@ -292,16 +302,17 @@ class Dispatcher:
             with suppress(StoreUnavailable):
                 await self._media.remove(opened.turn.batch.id)
 
-    async def _end(self, turn: Turn, error: InputLost) -> None:
+    async def _end(self, work: _Work, error: InputLost) -> None:
         """The batch can never be completed: end it, with what it has and the reason."""
+        turn = work.turn
         problem = BatchProblem(error.code, error.message, param=error.param)
         try:
-            if await self._turns.fail(turn.batch, problem, epoch=turn.epoch):
+            if await self._turns.fail(turn.batch, problem, epoch=turn.epoch, is_fenced=work.is_fenced):
                 _log.error("batch failed", batch=turn.batch.id, reason=error.message)
                 return
         except Exception as unavailable:  # noqa: BLE001 - whatever it is, the next turn finds the same
             await self._pause(self._note_failure(turn, unavailable, "batch cannot be failed yet"))
-        await self._give_back(turn, drained=False)
+        await self._give_back(work, drained=False)
 
     def _note_failure(self, turn: Turn, error: Exception, event: str) -> float:
         return self._turns.setbacks.note(turn.batch.id, error, event, batch=turn.batch.id)
@@ -326,12 +337,13 @@ class Dispatcher:
             drained = await opened.close()
         return drained
 
-    async def _give_back(self, turn: Turn, *, drained: bool) -> None:
+    async def _give_back(self, work: _Work, *, drained: bool) -> None:
         """Until it is written; at a stop one try must do, since the next start frees all turns."""
+        turn = work.turn
         while True:
             is_last = self._stopped.is_set()
             try:
-                await self._turns.give_back(turn, drained=drained)
+                await self._turns.give_back(turn, drained=drained, is_fenced=work.is_fenced)
             except TurnLost as error:
                 _log.warning("turn lost", batch=turn.batch.id, reason=error.message)
                 self._turns.setbacks.forget(turn.batch.id)

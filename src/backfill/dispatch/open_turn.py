@@ -98,7 +98,8 @@ class OpenTurn:
         is_small = turn.batch.counts.total <= _SMALL_LINES
         begun = await (openings.run(begin) if openings is not None and is_small else asyncio.to_thread(begin))
         try:
-            opened = cls(turn, over, begun.index, begun.source, SegmentWriter(begun.segment, syncs), begun.plan)
+            writer = SegmentWriter(begun.segment, syncs, stays=turn.is_takeover)
+            opened = cls(turn, over, begun.index, begun.source, writer, begun.plan)
             opened.work_left = WorkLeft(begun.index, begun.needs)
             if library is not None:
                 opened.media = TurnMedia.open(begun.index.shapes, library, turn.batch.id, turn.batch.owner)

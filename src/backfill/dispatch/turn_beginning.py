@@ -53,7 +53,7 @@ def begin_turn(blobs: Blobs, turn: Turn, *, reuse: bool) -> Begun:
                 outcomes[line] = Outcome.REFUSED
         plan = plan_lines(index, outcomes, reuse=reuse)
         source = undo.enter_context(blobs.open(content_key(batch.input_file_id)))
-        segment = begin_segment(blobs, batch.id, turn.epoch)
+        segment = begin_segment(blobs, batch.id, turn.epoch, fold.fences, durably=turn.is_takeover)
         undo.pop_all()
         return Begun(index, fold, invalid, unsendable, plan, sum_needs(index, plan), source, segment)
 

@@ -128,8 +128,8 @@ async def remove_leftover(intake: Intake, leftover: Leftover) -> bool:
         case "quarantine":
             await asyncio.to_thread(intake.blobs.delete_folder, f"{QUARANTINE_PREFIX}/{leftover.name}")
         case _:
-            async with intake.lock(leftover.name):
-                return not intake.is_receiving(leftover.name) and await intake.remove(leftover.name)
+            async with intake.lock_if_free(leftover.name) as is_free:
+                return is_free and not intake.is_receiving(leftover.name) and await intake.remove(leftover.name)
     return True
 
 

@@ -38,7 +38,7 @@ from backfill.store import (
     parts_prefix,
     write_facts,
 )
-from backfill.turns import Bell, now_ms
+from backfill.turns import RETENTION, Bell, now_ms
 
 __all__ = ["Retention", "describe_data_size", "sweep_files"]
 
@@ -62,8 +62,12 @@ class Retention:
         quarantine_h: float = 168.0,
         ages: RetentionConfig | None = None,
         media: MediaLibrary | None = None,
+        tidies_for_all: bool = True,
     ) -> None:
-        """`media`: what was fetched for batches goes once they have ended."""
+        """`media`: what was fetched for batches goes once they have ended.
+
+        Without `tidies_for_all` only what this process's own requests have left is removed.
+        """
         self._intake = intake
         self._metadata = metadata
         self._tick_s = tick_s
@@ -73,6 +77,7 @@ class Retention:
         self._media = media
         self._aging = Aging(metadata.database)
         self._quarantine_h = quarantine_h
+        self._tidies_for_all = tidies_for_all
         self._bell = Bell()
         self._is_stopped = False
         self._turn = asyncio.Lock()
@@ -162,11 +167,12 @@ class Retention:
     async def _look(self) -> None:
         # Each by itself: what cannot go now must not keep other things from going.
         steps = (
-            self.remove_expired,
-            self.remove_aged,
             self.remove_left,
-            self.remove_fetched,
-            self._empty_quarantine,
+            self._on_duty(self.remove_expired),
+            self._on_duty(self.remove_aged),
+            self._on_duty(self.remove_fetched),
+            self._on_duty(self._empty_quarantine),
+            self._on_duty(self._intake.duties.sweep),
         )
         for step in steps:
             try:
@@ -174,6 +180,15 @@ class Retention:
             except Exception as error:  # noqa: BLE001 - whatever it is, the next look may find better
                 reason = error.message if isinstance(error, BackfillError) else repr(error)
                 _log.error("expired files stay for now", reason=reason)
+
+    def _on_duty(self, step: Callable[[], Awaitable[object]]) -> Callable[[], Awaitable[object]]:
+        """For what one process does for all; what its own requests left each one removes itself."""
+
+        async def take_step() -> None:
+            if self._tidies_for_all and await self._intake.duties.has(RETENTION):
+                await step()
+
+        return take_step
 
     async def _try_each(self, names: Sequence[_Name], remove: Callable[[_Name], Awaitable[bool]]) -> int:
         """How many were removed; raises what the last one failed with, once all are tried."""
@@ -191,23 +206,24 @@ class Retention:
         return removed
 
     async def _remove_aged(self, file_id: str) -> bool:
-        async with self._intake.lock(file_id):
-            return not self._intake.is_receiving(file_id) and await self._intake.remove(file_id)
+        async with self._intake.lock_if_free(file_id) as is_free:
+            return is_free and not self._intake.is_receiving(file_id) and await self._intake.remove(file_id)
 
     async def _remove_journal(self, batch_id: str) -> bool:
         return await remove_journal(self._intake, batch_id)
 
     async def _remove_left(self, file_id: str) -> bool:
-        async with self._intake.lock(file_id):
-            await self._intake.remove_left(file_id)
-        return True
+        async with self._intake.lock_if_free(file_id) as is_free:
+            if is_free:
+                await self._intake.remove_left(file_id)
+        return is_free
 
     async def _empty_quarantine(self) -> None:
         await asyncio.to_thread(_empty_quarantine, self._intake.blobs, now_ms() - self._quarantine_ms)
 
     async def _remove_expired(self, file_id: str, due_at_ms: int) -> bool:
-        async with self._intake.lock(file_id):
-            return await self._remove(file_id, due_at_ms)
+        async with self._intake.lock_if_free(file_id) as is_free:
+            return is_free and await self._remove(file_id, due_at_ms)
 
     async def _remove(self, file_id: str, due_at_ms: int) -> bool:
         # Looked up again: an upload that was about to expire may have been completed since, and its file is kept.

@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import uuid
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import NamedTuple
 from weakref import WeakValueDictionary
 
@@ -29,6 +30,7 @@ from backfill.store import (
     withdraw_facts,
     write_facts,
 )
+from backfill.turns import Duties
 
 __all__ = ["FileLimits", "Intake", "Upload", "make_size_error", "new_file_id"]
 
@@ -231,6 +233,14 @@ def _make_scanner(intake: "Intake", limits: FileLimits) -> LineScanner:
     )
 
 
+def _make_conflict(file_id: str) -> Conflict:
+    return Conflict(f"The file {file_id} is being uploaded already.", code="upload_in_progress")
+
+
+def _name_duty(file_id: str) -> str:
+    return f"file {file_id}"
+
+
 class Intake:
     """The way in: reserve a file's id, receive its bytes."""
 
@@ -241,8 +251,12 @@ class Intake:
         limits: LimitsConfig,
         data_size: DataSize | None = None,
         media: MediaConfig | None = None,
+        duties: Duties | None = None,
     ) -> None:
-        """`data_size` says whether there is room for more; without it there always is."""
+        """`data_size` says whether there is room for more; without it there always is.
+
+        `duties`: what this process does of that which one does at a time; None: there is no other process.
+        """
         self.blobs = blobs
         self.data_size = data_size or DataSize(None)
         self.limits = limits
@@ -251,6 +265,7 @@ class Intake:
         self._media_size_bytes = max(media.audio_size_bytes, media.picture_size_bytes)
         self.journal_holds = JournalHolds()
         """Journals that are being read."""
+        self.duties = duties or Duties()
         self._metadata = metadata
         self._under_way: set[str] = set()
         self._left: set[str] = set()
@@ -281,8 +296,7 @@ class Intake:
         """
         self.data_size.check_room()
         if file_id in self._under_way:
-            message = f"The file {file_id} is being uploaded already."
-            raise Conflict(message, code="upload_in_progress")
+            raise _make_conflict(file_id)
         try:
             upload = Upload(self, file_id, limits or self.file_limits, purpose)
         except StoreUnavailable:
@@ -295,8 +309,27 @@ class Intake:
         """Whether an upload of this file is under way."""
         return file_id in self._under_way
 
-    def lock(self, file_id: str) -> asyncio.Lock:
-        """For whoever completes or cancels this file: one at a time, and the next one waits."""
+    @asynccontextmanager
+    async def lock(self, file_id: str) -> AsyncIterator[None]:
+        """For whoever completes or cancels this file: one at a time, of all processes, and the next one waits."""
+        async with self._find_lock(file_id), self.duties.alone_at(_name_duty(file_id)):
+            yield
+
+    @asynccontextmanager
+    async def lock_if_free(self, file_id: str) -> AsyncIterator[bool]:
+        """The same, but wait for no other process: whether none does anything with the file."""
+        async with self._find_lock(file_id), self.duties.trying(_name_duty(file_id)) as is_free:
+            yield is_free
+
+    @asynccontextmanager
+    async def receiving(self, file_id: str) -> AsyncIterator[None]:
+        """For whoever receives the bytes of a reserved file; raises Conflict while another process does."""
+        async with self.duties.trying(_name_duty(file_id)) as is_free:
+            if not is_free:
+                raise _make_conflict(file_id)
+            yield
+
+    def _find_lock(self, file_id: str) -> asyncio.Lock:
         found = self._locks.get(file_id)
         if found is None:
             found = self._locks[file_id] = asyncio.Lock()

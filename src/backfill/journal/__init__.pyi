@@ -5,7 +5,7 @@ from .line_models import LineModels
 from .progress import Progress
 from .record import Record, StoredRecord
 from .tail import Finished, Tail
-from .writer import SegmentWriter, SyncGroup, begin_segment
+from .writer import SegmentWriter, SyncGroup, begin_segment, fence
 
 __all__ = [
     "Entry",
@@ -21,5 +21,6 @@ __all__ = [
     "SyncGroup",
     "Tail",
     "begin_segment",
+    "fence",
     "read_durations",
 ]

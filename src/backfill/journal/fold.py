@@ -1,8 +1,8 @@
 """Reading a journal: which lines are done, where their answers lie, and what it all adds up to.
 
 A fold may be refreshed while segments still grow; it reads only what came since. Segments are read in the order of
-their epochs and the first record of a line counts, so a holder that was fenced out and wrote on changes nothing that
-was folded before. Nothing on disk is ever changed by reading: a torn tail stays where it is and is not looked past.
+their epochs, as far as they count (`chain`), and the first record of a line counts. Nothing on disk is ever changed by
+reading: a torn tail stays where it is and is not looked past.
 """
 
 from array import array
@@ -10,12 +10,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from backfill.batch import Counts, Outcome, UsageRow
-from backfill.errors import NotFound
+from backfill.journal.chain import Chain
 from backfill.journal.ledger import Ledger
 from backfill.journal.line_models import LineModels
 from backfill.journal.record import StoredRecord
-from backfill.journal.segment import SegmentReader
-from backfill.store import Blobs, journal_prefix
+from backfill.journal.segment import SegmentReader  # noqa: TC001 - of what is kept here
+from backfill.store import Blobs
 
 __all__ = ["Entry", "Fold"]
 
@@ -48,14 +48,23 @@ class Fold:
         keeps_times: bool = False,
     ) -> None:
         """Without `models`, what was used is that of one model without a name."""
+        self._lines = lines
+        self._models = models or LineModels.unknown(lines)
+        self._keeps_times = keeps_times
         self._blobs = blobs
         self._batch_id = batch_id
+        self._begin()
+
+    def _begin(self) -> None:
+        lines = self._lines
+        self._chain = Chain(self._blobs, self._batch_id)
+        self._counted: dict[int, SegmentReader] = {}
+        """Epoch -> segment, oldest first, of those that were read."""
         self._segments: list[SegmentReader] = []
-        self._number_of: dict[str, int] = {}
-        self._lines = lines
+        self._number_of: dict[int, int] = {}
         self.outcomes = bytearray(lines)
         """One byte a line: 0, or the number of its `Outcome`."""
-        self.finished_at_ms = array("Q", bytes(8 * lines)) if keeps_times else None
+        self.finished_at_ms = array("Q", bytes(8 * lines)) if self._keeps_times else None
         """When each line was finished, if that was asked for; 0: it is not."""
         self._statuses = array("H", bytes(2 * lines))
         self._segment_of = array("H", bytes(2 * lines))
@@ -63,21 +72,29 @@ class Fold:
         self._body_lengths = array("I", bytes(4 * lines))
         self._audio_ms: array[int] | None = None
         """None while no line has any."""
-        self._ledger = Ledger(models or LineModels.unknown(lines))
+        self._ledger = Ledger(self._models)
 
     def refresh(self) -> None:
         """Take in every record written since the last time."""
-        for key in self._blobs.list_segments(journal_prefix(self._batch_id)):
-            number = self._number_of.get(key)
+        counted = self._chain.look()
+        if not counted.keys() >= self._counted.keys() or any(segment.is_overrun for segment in self._counted.values()):
+            # Records were taken in of a holder who had lost his turn, from behind where the next one found the end.
+            self.close()
+            self._begin()
+            counted = self._chain.look()
+        self._counted = counted
+        for epoch, segment in counted.items():
+            number = self._number_of.get(epoch)
             if number is None:
-                try:
-                    segment = SegmentReader(self._blobs, key, self._batch_id)
-                except NotFound:
-                    continue  # its writer has removed it, as nothing stood in it
                 self._segments.append(segment)
-                number = self._number_of[key] = len(self._segments) - 1
-            for records in self._segments[number].read_pieces():
+                number = self._number_of[epoch] = len(self._segments) - 1
+            for records in segment.read_pieces():
                 self._take(records, number)
+
+    @property
+    def fences(self) -> dict[int, int]:
+        """Epoch -> how far that segment was read, for the header of the next one."""
+        return {epoch: segment.end_bytes for epoch, segment in self._counted.items()}
 
     @property
     def counts(self) -> Counts:
@@ -92,8 +109,7 @@ class Fold:
     @property
     def passed_over(self) -> list[tuple[str, int]]:
         """The keys of segments that do not end in a whole record, and how many bytes at their end were not read."""
-        sizes = zip(self._number_of, (segment.passed_over_bytes for segment in self._segments), strict=True)
-        return [(key, size_bytes) for key, size_bytes in sizes if size_bytes]
+        return [(segment.key, segment.passed_over_bytes) for segment in self._segments if segment.passed_over_bytes]
 
     def find(self, line: int) -> Entry | None:
         """Where the line's record lies; None while it has none."""
@@ -120,8 +136,7 @@ class Fold:
 
     def close(self) -> None:
         """Give all descriptors back."""
-        for segment in self._segments:
-            segment.close()
+        self._chain.close()
 
     def _take(self, records: Sequence[StoredRecord], segment: int) -> None:
         outcomes, statuses, segment_of = self.outcomes, self._statuses, self._segment_of

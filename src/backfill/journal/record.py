@@ -1,16 +1,20 @@
 """The bytes of a segment: one header, then records. docs/journal.md tells the format and why it is so. Pure.
 
-    header  magic (8) | epoch (u64) | batch id (40, padded with NUL) | CRC-32 of these (u32)
+    header  magic (8) | epoch (u64) | batch id (40, padded with NUL) | how many fences (u32)
+            | for each: epoch (u64), bytes of its segment that count (u64) | CRC-32 of these (u32)
     record  length of the rest (u32) | CRC-32 of the rest (u32) | line (u32) | outcome (6 bits) and, as the highest
             bits, whether it was reused and whether audio was heard (u8) | tries (u8) | status (u16)
             | prompt tokens (u32) | completion tokens (u32) | cached tokens (u32)
             | finished at, ms since the epoch (u64) | duration, ms (u32) | if audio was heard, how much, ms (u32) | body
 
-Numbers are little-endian. `body` is what the engine answered, byte for byte.
+A header of before there were fences has another magic, and its checksum right behind the batch id. Numbers are
+little-endian. `body` is what the engine answered, byte for byte.
 """
 
 import struct
 import zlib
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import msgspec
 
@@ -25,19 +29,26 @@ __all__ = [
     "HEARD",
     "KINDS",
     "REUSED",
+    "Header",
     "Record",
     "StoredRecord",
     "decode_header",
     "encode_header",
     "encode_record",
+    "measure_header",
 ]
 
-_MAGIC = b"BFJRNL01"
+_MAGIC = b"BFJRNL02"
+_MAGIC_UNFENCED = b"BFJRNL01"
 _HEADER = struct.Struct("<8sQ40s")
 _CRC = struct.Struct("<I")
 FRAME = struct.Struct("<II")
 FIELDS = struct.Struct("<IBBHIIIQI")
+_COUNT = struct.Struct("<I")
+_FENCE = struct.Struct("<QQ")
+_FENCES_AT = _HEADER.size + _COUNT.size
 HEADER_BYTES = _HEADER.size + _CRC.size
+"""Of a header without fences; no other is as short."""
 _MOST_U32 = 2**32 - 1
 REUSED = 0x80
 HEARD = 0x40
@@ -85,18 +96,44 @@ class StoredRecord(msgspec.Struct, frozen=True, gc=False):
     audio_ms: int = 0
 
 
-def encode_header(batch_id: str, epoch: int) -> bytes:
+class Header(NamedTuple):
+    """What the beginning of a segment says."""
+
+    epoch: int
+    size_bytes: int
+    """Of the header itself: the first record lies behind it."""
+    fences: Mapping[int, int] | None
+    """Epoch of an older segment -> how many of its bytes count; of one that is not named, none. None: all of all."""
+
+
+def encode_header(batch_id: str, epoch: int, fences: Mapping[int, int] | None = None) -> bytes:
     """The first bytes of a segment."""
-    content = _HEADER.pack(_MAGIC, epoch, batch_id.encode())
+    if fences is None:
+        content = _HEADER.pack(_MAGIC_UNFENCED, epoch, batch_id.encode())
+    else:
+        content = _HEADER.pack(_MAGIC, epoch, batch_id.encode()) + _COUNT.pack(len(fences))
+        content += b"".join(_FENCE.pack(*fence) for fence in sorted(fences.items()))
     return content + _CRC.pack(zlib.crc32(content))
 
 
-def decode_header(data: bytes, batch_id: str) -> int:
-    """The epoch of a segment; raises StoreCorrupt if it is no segment of this batch."""
-    if len(data) == HEADER_BYTES and _CRC.unpack(data[_HEADER.size :])[0] == zlib.crc32(data[: _HEADER.size]):
-        magic, epoch, owner = _HEADER.unpack(data[: _HEADER.size])
-        if magic == _MAGIC and owner.rstrip(b"\0") == batch_id.encode():
-            return int(epoch)
+def measure_header(data: bytes) -> int:
+    """How long the header is that begins `data`; more than there is if `data` does not tell."""
+    if data[: len(_MAGIC)] == _MAGIC_UNFENCED:
+        return HEADER_BYTES
+    if len(data) < _FENCES_AT:
+        return _FENCES_AT + _CRC.size
+    return _FENCES_AT + int(_COUNT.unpack_from(data, _HEADER.size)[0]) * _FENCE.size + _CRC.size
+
+
+def decode_header(data: bytes, batch_id: str) -> Header:
+    """The header that is `data`; raises StoreCorrupt if it is none of this batch."""
+    if len(data) >= HEADER_BYTES and len(data) == measure_header(data):
+        content_bytes = len(data) - _CRC.size
+        magic, epoch, owner = _HEADER.unpack_from(data)
+        is_whole = _CRC.unpack_from(data, content_bytes)[0] == zlib.crc32(data[:content_bytes])
+        if is_whole and magic in (_MAGIC, _MAGIC_UNFENCED) and owner.rstrip(b"\0") == batch_id.encode():
+            fences = None if magic == _MAGIC_UNFENCED else dict(_FENCE.iter_unpack(data[_FENCES_AT:content_bytes]))
+            return Header(epoch, len(data), fences)
     message = f"A journal segment of batch {batch_id} has a damaged header."
     raise StoreCorrupt(message)
 

@@ -6,21 +6,52 @@ A line is done from then on.
 """
 
 import asyncio
+from collections.abc import Mapping
 
 from backfill.errors import StoreUnavailable
-from backfill.journal.record import HEADER_BYTES, Record, encode_header, encode_record
+from backfill.journal.fold import Fold
+from backfill.journal.record import Record, encode_header, encode_record
 from backfill.store import Blobs, SegmentFile, segment_key, sync_each
 
-__all__ = ["SegmentWriter", "SyncGroup", "begin_segment"]
+__all__ = ["SegmentWriter", "SyncGroup", "begin_segment", "fence"]
 
 # The disk may lag so far behind the engine before feeding has to wait for it.
 UNSYNCED_RECORDS_LIMIT = 8192
 UNSYNCED_BYTES_LIMIT = 64 << 20
 
 
-def begin_segment(blobs: Blobs, batch_id: str, epoch: int) -> SegmentFile:
-    """The file of a new segment, with its header; raises StoreUnavailable if it exists. Blocks on disk."""
-    return blobs.append_to(segment_key(batch_id, epoch), encode_header(batch_id, epoch))
+def begin_segment(
+    blobs: Blobs, batch_id: str, epoch: int, fences: Mapping[int, int] | None = None, *, durably: bool = False
+) -> SegmentFile:
+    """The file of a new segment, with its header; raises StoreUnavailable if it exists. Blocks on disk.
+
+    `fences`: how many bytes of each older segment count, as `Fold.fences` gives them; None: all, as nobody writes any
+    more to one. `durably`: on disk when this returns.
+    """
+    if max(fences or (), default=0) >= epoch:
+        # The turn was lost while it was opened, or the row is an older copy.
+        raise StoreUnavailable(f"The journal of batch {batch_id} has a segment of a later turn.")
+    file = blobs.append_to(segment_key(batch_id, epoch), encode_header(batch_id, epoch, fences))
+    if durably:
+        try:
+            file.sync()
+        except StoreUnavailable:
+            file.discard()
+            raise
+    return file
+
+
+def fence(blobs: Blobs, batch_id: str, lines: int, epoch: int) -> None:
+    """Begin a segment in which nothing will stand: what others write from now on does not count.
+
+    As `begin_segment`: it blocks on disk, where it is when this returns.
+    """
+    fold = Fold(blobs, batch_id, lines)
+    try:
+        fold.refresh()
+        begin_segment(blobs, batch_id, epoch, fold.fences, durably=True).close()
+    finally:
+        fold.close()
 
 
 class SyncGroup:
@@ -75,8 +106,11 @@ def _sync(file: SegmentFile) -> StoreUnavailable | None:
 class SegmentWriter:
     """One holder's segment of a batch's journal. After a failed write nothing more can be appended to it."""
 
-    def __init__(self, file: SegmentFile, syncs: SyncGroup | None = None) -> None:
+    def __init__(self, file: SegmentFile, syncs: SyncGroup | None = None, *, stays: bool = False) -> None:
+        """`file` has its header; with `stays` it is kept though no record comes to stand in it."""
         self._file = file
+        self._header_bytes = file.size_bytes
+        self._stays = stays
         self._group_records = file.group_records
         self._syncs = syncs or SyncGroup()
         self._loop = asyncio.get_running_loop()
@@ -128,7 +162,7 @@ class SegmentWriter:
         if self._syncing is not None:
             await self._syncing
         # Readers keep each segment open: while a disk is full, turn after turn would leave them another empty one.
-        if self._file.size_bytes <= HEADER_BYTES:
+        if self._file.size_bytes <= self._header_bytes and not self._stays:
             await asyncio.to_thread(self._file.discard)
         self._file.close()
 

@@ -3,6 +3,7 @@ from .api_keys import ApiKeys
 from .append_file import AppendFile
 from .batch_search import BatchFilter, BatchSearch, BatchSums
 from .blobs import BlobMark, BlobReader, Blobs, BlobWriter, SegmentFile
+from .change_mark import ChangeMark
 from .data_size import DataSize, measure_folder
 from .disk import sync_each, sync_folder, telling
 from .driver import Driver
@@ -22,6 +23,7 @@ from .keys import (
     content_key,
     facts_key,
     file_prefix,
+    find_epoch,
     index_key,
     journal_prefix,
     part_key,
@@ -30,6 +32,7 @@ from .keys import (
     segment_key,
     upload_plan_key,
 )
+from .leases import Leases
 from .local_blobs import LocalBlobs
 from .local_reader import LocalReader
 from .local_writer import LocalWriter, seal_together
@@ -44,6 +47,7 @@ from .reservations import UNSENT, Claim, EndedUsage, Reservations
 from .sqlite import DATABASE, SqliteDriver
 from .turn_order import Lease, Wanted
 from .usage import BatchUsage, UsageRecords
+from .workers import Workers
 
 __all__ = [
     "CONTENT",
@@ -68,6 +72,7 @@ __all__ = [
     "BlobReader",
     "BlobWriter",
     "Blobs",
+    "ChangeMark",
     "Claim",
     "Closed",
     "DataSize",
@@ -78,6 +83,7 @@ __all__ = [
     "FolderLock",
     "GroupedCalls",
     "Lease",
+    "Leases",
     "LocalBlobs",
     "LocalReader",
     "LocalWriter",
@@ -88,6 +94,7 @@ __all__ = [
     "SqliteDriver",
     "UsageRecords",
     "Wanted",
+    "Workers",
     "begin_facts",
     "choose_driver",
     "close_to_others",
@@ -96,6 +103,7 @@ __all__ = [
     "create_private",
     "facts_key",
     "file_prefix",
+    "find_epoch",
     "index_key",
     "is_unfinished",
     "journal_prefix",

@@ -42,7 +42,7 @@ class ChangeMark:
             os.pwrite(self._descriptor, os.urandom(_SIZE_BYTES), 0)
         except OSError as error:
             # What has changed is written already, and is found without the mark, if later.
-            _log.warning("other processes learn late that keys have changed", reason=error.strerror)
+            _log.warning("other processes learn late that something has changed", reason=error.strerror)
 
     def close(self) -> None:
         """Give the descriptor back."""

@@ -12,6 +12,7 @@ __all__ = [
     "content_key",
     "facts_key",
     "file_prefix",
+    "find_epoch",
     "index_key",
     "journal_prefix",
     "part_key",
@@ -89,3 +90,9 @@ def journal_prefix(batch_id: str) -> str:
 def segment_key(batch_id: str, epoch: int) -> str:
     """The segment that the holder of the `epoch`-th turn writes; sorts by epoch."""
     return f"{journal_prefix(batch_id)}/{epoch:010d}.segment"
+
+
+def find_epoch(key: str) -> int | None:
+    """Which turn's segment has this key; None: it is no segment's."""
+    digits = key.rpartition("/")[2].partition(".")[0]
+    return int(digits) if digits.isdecimal() else None

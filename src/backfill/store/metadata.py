@@ -14,6 +14,7 @@ from backfill.batch import Batch, File, FileStatus, State
 from backfill.errors import NotFound, StoreUnavailable
 from backfill.store.database import Database
 from backfill.store.driver import Driver
+from backfill.store.leases import list_changes_to_free
 from backfill.store.paging import behind, in_order
 from backfill.store.reservations import BatchWatcher
 from backfill.store.revision import bring_up_to_date, check_revision
@@ -336,9 +337,13 @@ class Metadata:
         return await self._database.write(make, alone=False)
 
     async def free_turns(self, holders: str = "") -> None:
-        """Forget every lease of holders whose names begin so; only for who knows that they are dead."""
-        query = update(batches).where(batches.c.holder.startswith(holders, autoescape=True)).values(holder=None)
-        await self._database.write(lambda connection: connection.execute(query))
+        """Forget all that holders have whose names begin so; only for who knows that they are dead."""
+
+        def free(connection: Connection) -> None:
+            for change in list_changes_to_free(holders):
+                connection.execute(change)
+
+        await self._database.write(free)
 
     async def renew_turns(self, holder: str, batch_ids: Collection[str], lease_until_ms: int) -> None:
         """Push the end of those leases of one holder."""

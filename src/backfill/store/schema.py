@@ -16,7 +16,7 @@ from sqlalchemy import (
     text,
 )
 
-__all__ = ["api_keys", "batches", "files", "metadata", "secrets"]
+__all__ = ["api_keys", "batches", "files", "leases", "metadata", "secrets", "workers"]
 
 metadata = MetaData()
 
@@ -110,6 +110,30 @@ api_keys = Table(
     Column("revoked_at_ms", BigInteger),
     Column("last_used_at_ms", BigInteger),
     Index("api_keys_by_digest", "digest", unique=True),
+)
+
+# What only one of several processes may do at a time, and which one does.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", String(255), primary_key=True),
+    Column("holder", String(64), nullable=False),
+    Column("lease_until_ms", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+)
+
+# The processes that have engines, as each tells of itself every few seconds.
+workers = Table(
+    "workers",
+    metadata,
+    Column("id", String(64), primary_key=True),
+    Column("role", String(16), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("pid", BigInteger, nullable=False),
+    Column("version", String(64), nullable=False),
+    Column("started_at_ms", BigInteger, nullable=False),
+    Column("seen_at_ms", BigInteger, nullable=False),
+    Column("told", JSON, nullable=False),
 )
 
 secrets = Table(

@@ -1,16 +1,24 @@
 from .admission import Verdict, check_endpoint, judge
 from .bell import Bell
 from .creation import Appraise, Attempt, BatchRequest, Creation
+from .duties import ADMISSION, RETENTION, WEBHOOKS, Duties
+from .neighbours import Company, Neighbours
 from .setbacks import ALL_BATCHES, Setbacks
 from .turns import Turn, Turns, now_ms
 
 __all__ = [
+    "ADMISSION",
     "ALL_BATCHES",
+    "RETENTION",
+    "WEBHOOKS",
     "Appraise",
     "Attempt",
     "BatchRequest",
     "Bell",
+    "Company",
     "Creation",
+    "Duties",
+    "Neighbours",
     "Setbacks",
     "Turn",
     "Turns",

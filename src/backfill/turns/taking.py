@@ -19,6 +19,8 @@ class Turn(NamedTuple):
 
     batch: Batch
     epoch: int
+    is_takeover: bool = False
+    """Whoever had the turn before has not given it back: he may write on, until a new segment fences him out."""
 
 
 class Taking:
@@ -50,7 +52,8 @@ class Taking:
         lease = Lease(self._holder, wanted.free_at_ms + self._lease_ms)
         taken = await self._metadata.claim(wanted, choose, lease)
         self._note_choice(choice)
-        return [Turn(batch, batch.epoch) for batch in taken]
+        # Their rows as they were found tell who had them before.
+        return [Turn(batch, batch.epoch, is_takeover=batch.holder is not None) for batch in taken]
 
     async def _take_one_by_one(self, wanted: Wanted, begin_choice: Callable[[], Choice]) -> list[Turn]:
         choice = begin_choice()
@@ -58,7 +61,7 @@ class Taking:
         free = choice.choose(due_first, in_round, deadlines_first=self._deadlines_first)
         self._note_choice(choice)
         until_ms = wanted.free_at_ms + self._lease_ms
-        leased = await asyncio.gather(*(self._lease(batch, until_ms) for batch in free), return_exceptions=True)
+        leased = await asyncio.gather(*(self.lease(batch, until_ms) for batch in free), return_exceptions=True)
         taken = [turn for turn in leased if isinstance(turn, Turn)]
         for failure in leased:
             # With those that are taken nobody else would begin.
@@ -70,9 +73,10 @@ class Taking:
         self._last_owner = choice.last_owner or self._last_owner
         self._deadlines_first = not self._deadlines_first
 
-    async def _lease(self, batch: Batch, until_ms: int) -> Turn | None:
+    async def lease(self, batch: Batch, until_ms: int) -> Turn | None:
         """A turn on the batch; None if somebody else was first."""
         lease = {"holder": self._holder, "lease_until_ms": until_ms, "epoch": (epoch := batch.epoch + 1)}
         if not await self._metadata.change_batch(batch.id, state=batch.state, epoch=batch.epoch, values=lease):
             return None
-        return Turn(msgspec.structs.replace(batch, epoch=epoch), epoch)
+        leased = msgspec.structs.replace(batch, epoch=epoch, holder=self._holder)
+        return Turn(leased, epoch, is_takeover=batch.holder is not None)

@@ -1,46 +1,34 @@
 """Who may work on what: batches are created, admitted, leased, paused, ended and closed here, and nowhere else."""
 
 import asyncio
-import time
 import uuid
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import msgspec
-import structlog
 
-from backfill.batch import Batch, BatchProblem, Counts, Event, File, State, UsageRow, advance
+from backfill.batch import Batch, BatchProblem, Event, File, State, advance
 from backfill.config import LimitsConfig
 from backfill.errors import Conflict, NotFound, TurnLost
 from backfill.index import Survey
 from backfill.store import Metadata
 from backfill.turns.admission import PROBLEMS_SHOWN, check_endpoint, judge
-from backfill.turns.bell import Bell
 from backfill.turns.choice import Choice
 from backfill.turns.creation import AddBatch, Appraise, Attempt, BatchRequest, Creation
-from backfill.turns.setbacks import Setbacks
-from backfill.turns.taking import Taking, Turn
+from backfill.turns.duties import ADMISSION, Duties
+from backfill.turns.endings import BATCHES_AT_ONCE, HELD, LEASE_MS, Endings, let_go, now_ms
+from backfill.turns.neighbours import Company
+from backfill.turns.taking import Turn
 
 __all__ = ["Turn", "Turns", "now_ms"]
 
-LEASE_MS = 30_000
 _TRIES_TO_MOVE = 10
 _CANCELLED = frozenset({State.CANCELLING, State.CANCELLED})
 _PAUSED = frozenset({State.PAUSED})
 _UNDER_WAY = frozenset({State.VALIDATING, State.IN_PROGRESS})
-# A turn may be held on a batch in these.
-_HELD = (State.IN_PROGRESS, State.PAUSED)
-# A look takes so many of what has come in or is due; the next look goes on.
-_BATCHES_AT_ONCE = 256
-_log = structlog.get_logger(__name__)
 
 
-def now_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
-
-
-class Turns:
+class Turns(Endings):
     """The life of batches, on top of their rows."""
 
     def __init__(  # noqa: PLR0913 - what is not said has a default
@@ -54,37 +42,18 @@ class Turns:
         appraisals: Sequence[Appraise] = (),
         add_batch: AddBatch | None = None,
         endpoints: Collection[str] = (),
-        place: str = "",
+        company: Company | None = None,
     ) -> None:
         """`appraisals` look at each new batch before its row is written, which `add_batch` does.
 
-        `endpoints` are those that there may be batches for beside the known ones. `place` is what the holders of turns
-        of one data directory have in common, of which one process at a time works.
+        `endpoints` are those that there may be batches for beside the known ones. `company`: the other processes on
+        the data directory; None: there are none.
         """
-        self._metadata = metadata
-        self._clock_ms = clock_ms
-        self._announces_ends = announces_ends
-        self._lease_ms = lease_ms
-        self.setbacks = Setbacks()
-        """What failed of late, for whoever works on batches in this process."""
-        self._place = place
-        self._holder = place + str(uuid.uuid4())
-        self._bells: list[Bell] = []
-        self._watchers: list[Callable[[str], None]] = []
+        company = company or Company(Duties(), None, str(uuid.uuid4()))
+        super().__init__(metadata, clock_ms, company, announces_ends=announces_ends, lease_ms=lease_ms)
         self._pause_watchers: list[Callable[[str], None]] = []
-        self._taking = Taking(metadata, self._holder, lease_ms)
         self._creation = Creation(metadata, limits, clock_ms, self._ring, appraisals, add_batch)
         self._endpoints = endpoints
-
-    def subscribe(self) -> Bell:
-        """A bell that rings whenever this process has changed a batch."""
-        bell = Bell()
-        self._bells.append(bell)
-        return bell
-
-    def watch_ends(self, tell: Callable[[str], None]) -> None:
-        """Call `tell` with the id of each batch that this process has ended."""
-        self._watchers.append(tell)
 
     def watch_pauses(self, tell: Callable[[str], None]) -> None:
         """Call `tell` with the id of each batch that this process has paused, before whoever asked for it is told."""
@@ -141,14 +110,18 @@ class Turns:
 
     async def admit_waiting(self) -> None:
         """Judge the most urgent batches that are VALIDATING: each goes on, or fails with the reasons."""
-        waiting = await self._metadata.find_waiting(_BATCHES_AT_ONCE)
+        if not await self.duties.has(ADMISSION):
+            return
+        waiting = await self._metadata.find_waiting(BATCHES_AT_ONCE)
         await asyncio.gather(*(self._admit(batch, survey) for batch, survey in waiting))
 
     async def expire_due(self) -> None:
         """End every batch whose deadline has come."""
+        if not await self.duties.has(ADMISSION):
+            return
         now = self._clock_ms()
         states = (State.VALIDATING, State.IN_PROGRESS, State.PAUSED)
-        due = await self._metadata.find_batches(states, due_at_ms=now, limit=_BATCHES_AT_ONCE)
+        due = await self._metadata.find_batches(states, due_at_ms=now, limit=BATCHES_AT_ONCE)
         await asyncio.gather(*(self._try_move(batch, Event.EXPIRE, closing_at_ms=now) for batch in due))
 
     async def reclaim(self) -> None:
@@ -194,15 +167,17 @@ class Turns:
         """The ids of those batches that are PAUSED and still leased by these turns: what is in flight may land."""
         return await self._find_held(turns, State.PAUSED)
 
-    async def give_back(self, turn: Turn, *, drained: bool) -> None:
+    async def give_back(self, turn: Turn, *, drained: bool, is_fenced: bool = True) -> None:
         """End a turn. `drained`: every line has its record on disk, so the answers can be gathered.
+
+        `is_fenced`: nobody writes to the journal any more, or what he writes does not count.
 
         Raises:
             TurnLost: another holder took the batch meanwhile.
 
         """
-        free: dict[str, Any] = {"holder": None}
-        for state in _HELD if drained else ():
+        free = let_go(is_fenced=is_fenced)
+        for state in HELD if drained else ():
             gather = {"state": advance(state, Event.DRAIN), "closing_at_ms": self._clock_ms()}
             if await self._metadata.change_batch(turn.batch.id, state=state, epoch=turn.epoch, values=free | gather):
                 self._ring()
@@ -212,86 +187,11 @@ class Turns:
             raise TurnLost(message)
         self._ring()
 
-    async def find_closable(self, besides: Collection[str] = ()) -> list[Batch]:
-        """The most urgent batches of which no line is sent any more and nobody holds a turn, without `besides`."""
-        closing = [state for state in State if state.is_closing]
-        free_at_ms = self._clock_ms()
-        return await self._metadata.find_batches(
-            closing, free_at_ms=free_at_ms, besides=besides, limit=_BATCHES_AT_ONCE
-        )
-
-    async def close(
-        self, batch: Batch, counts: Counts, output: File | None, error: File | None, usage: tuple[UsageRow, ...] = ()
-    ) -> bool:
-        """Make final status, counts, file ids and usage visible in one write.
-
-        False if somebody else has closed the batch.
-        """
-        state = advance(batch.state, Event.CLOSE)
-        values = {
-            "state": state,
-            "counts": counts,
-            "output_file_id": output.id if output else None,
-            "error_file_id": error.id if error else None,
-            "usage": usage,
-        } | self._end()
-        files = [file for file in (output, error) if file is not None]
-        if not await self._metadata.change_batch(batch.id, state=batch.state, values=values, new_files=files):
-            return False
-        self._note_end(batch, state, counts)
-        return True
-
-    async def fail(self, batch: Batch, problem: BatchProblem, *, epoch: int | None = None) -> bool:
-        """Send nothing more of a batch that can never be completed; what finished is gathered. In one write.
-
-        With `epoch`: only for the holder of that turn. False if somebody else has moved the batch first.
-        """
-        values = {"problems": (problem,), "problem_count": 1, "closing_at_ms": self._clock_ms(), "holder": None}
-        # Since the turn was taken the batch may have been paused, or resumed.
-        for state in (batch.state,) if epoch is None else _HELD:
-            failing = values | {"state": advance(state, Event.FAIL)}
-            if await self._metadata.change_batch(batch.id, state=state, epoch=epoch, values=failing):
-                self._ring()
-                return True
-        return False
-
-    async def find_unannounced(self, limit: int) -> list[Batch]:
-        """Batches that have ended and of whose end the outside is to be told now."""
-        return await self._metadata.find_webhooks(self._clock_ms(), limit)
-
-    async def note_announcement(self, batch: Batch, again_in_s: float | None) -> None:
-        """The outside was told, or that was tried; None: it is not tried again."""
-        due_at_ms = None if again_in_s is None else self._clock_ms() + round(again_in_s * 1000)
-        values = {"webhook_due_at_ms": due_at_ms, "webhook_tries": batch.webhook_tries + 1}
-        await self._metadata.change_batch(batch.id, values=values)
-
     async def _reject(self, batch: Batch, problems: tuple[BatchProblem, ...], count: int) -> None:
         values = {"state": advance(batch.state, Event.REJECT), "problems": problems, "problem_count": count}
         if await self._metadata.change_batch(batch.id, state=batch.state, values=values | self._end()):
             rejected = msgspec.structs.replace(batch, problems=problems, problem_count=count)
             self._note_end(rejected, State.FAILED, batch.counts)
-
-    def _note_end(self, batch: Batch, state: State, counts: Counts) -> None:
-        self.setbacks.forget(batch.id)
-        facts: dict[str, Any] = {"total": counts.total, "answered": counts.answered, "failed": counts.failed}
-        if batch.problems:
-            # Codes alone: the messages may hold words of the file.
-            facts |= {"problems": batch.problem_count, "codes": sorted({problem.code for problem in batch.problems})}
-        _log.info("batch ended", batch=batch.id, status=state.value, **facts)
-        for tell in self._watchers:
-            tell(batch.id)
-        self._ring()
-
-    def _end(self) -> dict[str, Any]:
-        """What is written with every final status, in the same write: no crash comes between it and its webhook."""
-        now = self._clock_ms()
-        return {"ended_at_ms": now, "webhook_due_at_ms": now if self._announces_ends else None}
-
-    async def _find_held(self, turns: Collection[Turn], state: State) -> set[str]:
-        if not turns:
-            return set()
-        epochs = await self._metadata.find_epochs(state, [turn.batch.id for turn in turns])
-        return {turn.batch.id for turn in turns if epochs.get(turn.batch.id) == turn.epoch}
 
     async def _find_survey(self, batch: Batch) -> bytes | None:
         """What is known of the lines of the batch's input; None if the file is gone."""
@@ -362,7 +262,3 @@ class Turns:
         state = advance(batch.state, event)
         if await self._metadata.change_batch(batch.id, state=batch.state, values={"state": state, **values}):
             self._ring()
-
-    def _ring(self) -> None:
-        for bell in self._bells:
-            bell.ring()

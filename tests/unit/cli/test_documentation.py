@@ -58,6 +58,7 @@ def test_defaults_and_variables_are_as_documented() -> None:
         "store.s3_secret_access_key",
         "store.s3_session_token",
         "server.public_url",
+        "server.work_port",
         "webhooks.url",
         "webhooks.secret",
         "media.proxy",

@@ -222,11 +222,11 @@ async def test_a_turn_that_could_not_be_given_back_is_given_back_later(
         failures = iter(range(4))
         give_back = rooms.turns.give_back
 
-        async def fail_first(turn: Turn, *, drained: bool) -> None:
+        async def fail_first(turn: Turn, *, drained: bool, is_fenced: bool) -> None:
             if next(failures, None) is not None:
                 message = "The metadata database cannot be written: it is full."
                 raise StoreUnavailable(message)
-            await give_back(turn, drained=drained)
+            await give_back(turn, drained=drained, is_fenced=is_fenced)
 
         monkeypatch.setattr(rooms.turns, "give_back", fail_first)
         batch = await create_batch(rooms, request_lines(3))

@@ -311,7 +311,7 @@ async def test_a_survey_that_cannot_be_read_holds_no_other_batch_up(world: World
 
 
 async def test_more_batches_than_one_look_takes_are_all_admitted(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("backfill.turns.turns._BATCHES_AT_ONCE", 3)
+    monkeypatch.setattr("backfill.turns.turns.BATCHES_AT_ONCE", 3)
     file_id = await world.add_file()
     created = [await world.turns.create(BatchRequest("o", CHAT, file_id)) for _ in range(7)]
     bell = world.turns.subscribe()

@@ -31,7 +31,7 @@ from backfill.web.api.origins import OriginCheck
 from backfill.web.api.paths import PathAliases
 from backfill.web.api.services import Services
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "create_watched_app"]
 
 _PARTS = (
     live,
@@ -78,5 +78,18 @@ def create_app(services: Services, pages: ASGIApp | None = None) -> FastAPI:
     app.add_middleware(RequestDecoding)
     app.add_middleware(HeadRequests)
     app.add_middleware(OriginCheck, server=services.config.server, keys=services.keys)
+    app.add_middleware(Boundary)
+    return app
+
+
+def create_watched_app(services: Services) -> FastAPI:
+    """For a process that answers nothing but how it is: health, readiness and metrics."""
+    app = FastAPI(openapi_url=None, redirect_slashes=False)
+    app.state.services = services
+    for part in (service, metrics):
+        app.include_router(part.router)
+    app.state.routes = list(app.routes)
+    handle_errors(app)
+    app.add_middleware(HeadRequests)
     app.add_middleware(Boundary)
     return app

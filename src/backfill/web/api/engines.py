@@ -26,7 +26,8 @@ async def list_engines(services: ServicesOf, _owner: Owner) -> Response:
 
 def complete_replica(services: Services, replica: ReplicaStatus) -> ReplicaStatus:
     """With what its hardware cost, if that is known."""
-    engine, money = services.config.engines.get(replica.name), services.config.money
+    # Of several processes each has its name behind that of its engine.
+    engine, money = services.config.engines.get(replica.name.partition("@")[0]), services.config.money
     if engine is None:
         return replica
     prices = {services.catalogue.price(model) for model in engine.models}

@@ -78,10 +78,11 @@ async def delete_file(file_id: str, request: Request, services: ServicesOf, call
     batch_id = await services.metadata.uses_file(file.id)
     if batch_id is not None:
         raise Conflict(f"The file {file.id} is read by batch {batch_id}, which has not ended.", code="file_in_use")
-    if services.intake.is_receiving(file.id):
-        raise Conflict(f"The file {file.id} is being uploaded.", code="upload_in_progress")
-    if not await services.intake.remove(file.id):
-        raise Conflict(f"The file {file.id} is read by a batch that was just made.", code="file_in_use")
+    async with services.intake.lock_if_free(file.id) as is_free:
+        if not is_free or services.intake.is_receiving(file.id):
+            raise Conflict(f"The file {file.id} is being uploaded.", code="upload_in_progress")
+        if not await services.intake.remove(file.id):
+            raise Conflict(f"The file {file.id} is read by a batch that was just made.", code="file_in_use")
     services.audit.record(request.scope, "file.delete", caller, file=file.id)
     return JsonResponse({"id": file.id, "object": "file", "deleted": True})
 

@@ -52,7 +52,10 @@ async def open_stream(services: Services, batch: Batch, after: int, may_follow: 
         lines = await _open_lines(services, batch, after)
         try:
             # While the status can still say that this failed.
-            first = await asyncio.to_thread(lines.read_finished)
+            first = await lines.read_on()
+            if services.is_shared:
+                # Now its files are open: who removes it takes nothing away any more.
+                await asyncio.to_thread(_check_journal, services.blobs, batch)
         except BaseException:
             lines.close()
             raise
@@ -63,12 +66,11 @@ async def open_stream(services: Services, batch: Batch, after: int, may_follow: 
 
 
 async def _open_lines(services: Services, batch: Batch, after: int) -> "_ResultLines":
-    # Lines that a cancel or a deadline left undone were never in the journal.
-    if batch.state.is_final and (batch.counts.answered or any(row.failed for row in batch.usage)):
-        await asyncio.to_thread(_check_journal, services.blobs, batch)
+    await asyncio.to_thread(_check_journal, services.blobs, batch)
     try:
         await services.intake.inputs.check_index(batch)
-        return await asyncio.to_thread(_ResultLines, services.blobs, batch, after)
+        find_row = functools.partial(services.metadata.get_batch, batch.id) if services.is_shared else None
+        return await asyncio.to_thread(_ResultLines, services.blobs, batch, after, find_row)
     except (NotFound, InputLost):
         message = f"The input file of batch {batch.id} is gone; its results are in its output and error file."
         raise Conflict(message, code="input_file_deleted") from None
@@ -76,7 +78,9 @@ async def _open_lines(services: Services, batch: Batch, after: int) -> "_ResultL
 
 def _check_journal(blobs: Blobs, batch: Batch) -> None:
     """Raises Conflict if the journal of an ended batch was removed. Blocks on disk."""
-    if not blobs.list_segments(journal_prefix(batch.id)):
+    # Lines that a cancel or a deadline left undone were never in the journal.
+    has_one = batch.state.is_final and (batch.counts.answered or any(row.failed for row in batch.usage))
+    if has_one and not blobs.list_segments(journal_prefix(batch.id)):
         message = (
             f"The journal of batch {batch.id} was removed (retention.journals_days); its results are in its output and "
             "error file."
@@ -87,12 +91,23 @@ def _check_journal(blobs: Blobs, batch: Batch) -> None:
 class _ResultLines:
     """Renders what the journal tells. Blocks on disk: call it in worker threads; one at a time goes in."""
 
-    def __init__(self, blobs: Blobs, batch: Batch, after: int) -> None:
+    def __init__(self, blobs: Blobs, batch: Batch, after: int, find_row: Callable[[], Awaitable[Batch]] | None) -> None:
+        """`find_row` reads the batch's row again; None: no other process takes turns on it."""
         self._index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))
         self._batch = batch
-        self._tail = Tail(blobs, batch.id, len(self._index), after)
+        self._find_row = find_row
+        self._tail = Tail(blobs, batch.id, len(self._index), after, is_shared=find_row is not None)
         self._lock = threading.Lock()
         self._is_closed = False
+        self.is_held_back = False
+        """Whether there may be lines that nobody may be given yet, as a turn was lost and the next is not begun."""
+
+    async def read_on(self) -> bytes:
+        """The next finished lines; nothing if no other one has finished yet, or may be given out."""
+        if self._find_row is not None and self._tail.is_through:
+            await asyncio.to_thread(self._look)
+            self.is_held_back = not await asyncio.to_thread(self._settle, await self._find_row())
+        return await asyncio.to_thread(self.read_finished)
 
     def read_finished(self) -> bytes:
         """The next finished lines; nothing if no other line has finished yet."""
@@ -109,6 +124,18 @@ class _ResultLines:
     def render_rest(self, ended: Batch, lines: list[int]) -> bytes:
         """Lines that a cancel or a deadline left undone."""
         return b"".join(render_rest(ended, line, self._index.custom_id_json(line)) for line in lines)
+
+    def _look(self) -> None:
+        with self._lock:
+            if not self._is_closed:
+                self._tail.look()
+
+    def _settle(self, row: Batch) -> bool:
+        with self._lock:
+            is_settled = not self._is_closed and self._tail.is_settled(row)
+            if is_settled:
+                self._tail.begin_pass()
+            return is_settled
 
     def close(self) -> None:
         """Give all descriptors back, once nobody reads."""
@@ -192,10 +219,10 @@ class ResultStream(Response):
         if self._first:
             yield self._first
         while True:
-            while piece := await asyncio.to_thread(self._lines.read_finished):
+            while piece := await self._lines.read_on():
                 yield piece
             # It had ended before the journal was read: nothing was written since.
-            if batch.state.is_final:
+            if batch.state.is_final and not self._lines.is_held_back:
                 break
             if self._may_follow is None:
                 return

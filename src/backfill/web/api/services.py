@@ -51,6 +51,8 @@ class Services:
     """Removes what is over, or with `is_trial` only finds it."""
     signing_key: bytes
     """For the signed upload addresses; the same in every process that shares the metadata."""
+    is_shared: bool = False
+    """Other processes work on the same data directory."""
     metrics_sources: Sequence[MetricsSource] = ()
     """What `/metrics` tells beside replicas, batches and logins."""
     audit: Audit = field(default_factory=Audit)

@@ -87,7 +87,12 @@ async def receive_bytes(
     limits = read_limits(services.intake, address.limits)
     purpose = (await services.metadata.get_file(file_id)).purpose
     check_announced(request, limits.size_of(purpose), make_size_error(limits, purpose))
-    upload = services.intake.begin(file_id, limits, purpose)
+    async with services.intake.receiving(file_id):
+        await _receive_body(request, services, file_id, services.intake.begin(file_id, limits, purpose))
+    return Response(status_code=200)
+
+
+async def _receive_body(request: Request, services: Services, file_id: str, upload: Upload) -> None:
     try:
         received_bytes = 0
         async for chunk in request.stream():
@@ -101,7 +106,6 @@ async def receive_bytes(
         await upload.seal(draft)
     finally:
         upload.abort()
-    return Response(status_code=200)
 
 
 async def _create(request: Request, services: Services, caller: Caller, *, file_required: bool) -> Response:

@@ -1,0 +1,78 @@
+"""What a process with engines tells the others of itself, every few seconds, in a row of its own."""
+
+import asyncio
+import os
+import socket
+from contextlib import suppress
+
+import msgspec
+import structlog
+
+from backfill import __version__
+from backfill.dispatch.dispatcher import Dispatcher
+from backfill.engines import Fleet
+from backfill.errors import StoreUnavailable
+from backfill.status import WorkerReport, WorkerStatus
+from backfill.store import Workers
+from backfill.turns import now_ms
+
+__all__ = ["Heartbeat"]
+
+_PERIOD_S = 5.0
+# So long a worker that told nothing more is shown as lost.
+_FORGOTTEN_AFTER_MS = 3_600_000
+_MODELS_PATIENCE_S = 2.0
+_log = structlog.get_logger(__name__)
+
+
+class Heartbeat:
+    """Tells of this process until stopped; one that ends properly takes its row away."""
+
+    def __init__(self, workers: Workers, holder: str, dispatcher: Dispatcher, fleet: Fleet) -> None:
+        """`holder`: the name of this process on leases."""
+        self._workers = workers
+        self._dispatcher = dispatcher
+        self._fleet = fleet
+        started_at_ms = now_ms()
+        self._worker = WorkerStatus(
+            id=holder,
+            role="work",
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=__version__,
+            started_at_ms=started_at_ms,
+            seen_at_ms=started_at_ms,
+        )
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Tell until `stop` is called."""
+        while not self._stopping.is_set():
+            try:
+                await self._tell()
+            except StoreUnavailable as error:
+                _log.warning("other processes cannot be told of this one now", reason=error.message)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_PERIOD_S):
+                    await self._stopping.wait()
+        with suppress(StoreUnavailable):
+            await self._workers.remove(self._worker.id)
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._stopping.set()
+
+    async def _tell(self) -> None:
+        with suppress(TimeoutError):
+            # An engine that does not answer keeps what it said last.
+            async with asyncio.timeout(_MODELS_PATIENCE_S):
+                models = tuple(await self._fleet.list_models())
+                self._worker = msgspec.structs.replace(self._worker, report=WorkerReport(models=models))
+        report = msgspec.structs.replace(
+            self._worker.report,
+            replicas=self._dispatcher.replica_statuses,
+            batches=self._dispatcher.open_batches,
+        )
+        now = now_ms()
+        self._worker = msgspec.structs.replace(self._worker, seen_at_ms=now, report=report)
+        await self._workers.tell(self._worker, now - _FORGOTTEN_AFTER_MS)

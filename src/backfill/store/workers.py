@@ -1,0 +1,55 @@
+"""The processes that have engines, as each told of itself: who they are, when they were last seen, what they do."""
+
+from collections.abc import Sequence
+
+import msgspec
+from sqlalchemy import Connection, bindparam, select
+
+from backfill.status import WorkerReport, WorkerStatus
+from backfill.store.database import Database
+from backfill.store.schema import workers
+
+__all__ = ["Workers"]
+
+_ALL = select(workers).order_by(workers.c.started_at_ms, workers.c.id)
+_REPLACED = workers.delete().where(workers.c.id == bindparam("sought"))
+_OLD = workers.delete().where(workers.c.seen_at_ms < bindparam("before"))
+
+
+class Workers:
+    """Their rows."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def tell(self, worker: WorkerStatus, forget_before_ms: int) -> None:
+        """Write what a worker is now, and remove those that were last seen before some time."""
+        row = {name: getattr(worker, name) for name in worker.__struct_fields__ if name != "report"}
+        row["told"] = msgspec.to_builtins(worker.report)
+
+        def change(connection: Connection) -> None:
+            connection.execute(_REPLACED, {"sought": worker.id})
+            connection.execute(_OLD, {"before": forget_before_ms})
+            connection.execute(workers.insert(), row)
+
+        await self._database.write(change)
+
+    async def remove(self, worker_id: str) -> None:
+        """Forget a worker that has ended."""
+        await self._database.write(lambda connection: connection.execute(_REPLACED, {"sought": worker_id}))
+
+    async def list(self) -> Sequence[WorkerStatus]:
+        """All that are known, oldest first."""
+        return [
+            WorkerStatus(
+                id=row.id,
+                role=row.role,
+                host=row.host,
+                pid=row.pid,
+                version=row.version,
+                started_at_ms=row.started_at_ms,
+                seen_at_ms=row.seen_at_ms,
+                report=msgspec.convert(row.told, WorkerReport),
+            )
+            for row in await self._database.read(_ALL)
+        ]

@@ -1,0 +1,113 @@
+"""What one process at a time does, of all on a data directory: admission, webhooks, tidying up, one upload."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+import structlog
+
+from backfill.errors import StoreUnavailable
+from backfill.store import Leases
+from backfill.turns.bell import Bell
+
+__all__ = ["ADMISSION", "RETENTION", "WEBHOOKS", "Duties"]
+
+ADMISSION = "admission"
+"""New batches are judged, and those end whose time is over."""
+WEBHOOKS = "webhooks"
+RETENTION = "retention"
+_LOOK_AGAIN_S = 0.1
+_log = structlog.get_logger(__name__)
+
+
+class Duties:
+    """Those that this process has, by leases that it renews; a process that is alone has all of them, and no leases."""
+
+    def __init__(self, leases: Leases | None = None) -> None:
+        """`leases`: those of all processes; None: there is no other one."""
+        self._leases = leases
+        self._until_s: dict[str, float] = {}
+        """Duty -> until when it is ours for certain, by the event loop's clock."""
+        self._users: Counter[str] = Counter()
+        """Duty -> how many need it only for a while."""
+        self._bell = Bell()
+        self._is_stopped = False
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other process works on the data directory."""
+        return self._leases is None
+
+    async def has(self, name: str) -> bool:
+        """Whether this process has the duty; it takes it if nobody has. Raises StoreUnavailable."""
+        if self._leases is None:
+            return True
+        now_s = asyncio.get_running_loop().time()
+        # The clock goes on while the process is frozen.
+        if self._until_s.get(name, now_s) > now_s:
+            return True
+        self._until_s.pop(name, None)
+        return not self._is_stopped and await self._take(name)
+
+    @asynccontextmanager
+    async def trying(self, name: str) -> AsyncIterator[bool]:
+        """Have the duty for as long as the block takes, if no other process has it: whether that is so.
+
+        Several in this process may be in such a block at once; it is for them to keep apart.
+        """
+        self._users[name] += 1
+        try:
+            yield await self.has(name)
+        finally:
+            self._users[name] -= 1
+            if not self._users[name]:
+                del self._users[name]
+                await self.drop(name)
+
+    @asynccontextmanager
+    async def alone_at(self, name: str) -> AsyncIterator[None]:
+        """The same, but wait until it is free."""
+        async with self.trying(name) as is_free:
+            while not (is_free or await self.has(name)):  # noqa: ASYNC110 - what ends elsewhere rings no bell here
+                await asyncio.sleep(_LOOK_AGAIN_S)
+            yield
+
+    async def drop(self, name: str) -> None:
+        """Let another process have it at once; never raises, since it is free before long anyway."""
+        if self._leases is not None and self._until_s.pop(name, None) is not None:
+            with suppress(StoreUnavailable):
+                await self._leases.give_back(name)
+
+    async def sweep(self) -> None:
+        """Forget the duties of processes that died with them; raises StoreUnavailable."""
+        if self._leases is not None:
+            await self._leases.sweep()
+
+    async def run(self) -> None:
+        """Renew what is ours until `stop` is called; then give all of it back."""
+        if self._leases is None:
+            return
+        while not self._is_stopped:
+            await self._bell.wait(self._leases.lease_ms / 3000)
+            for name in [*self._until_s]:
+                with suppress(StoreUnavailable):
+                    if name in self._until_s and not await self._take(name):
+                        _log.warning("duty lost to another process", duty=name)
+        for name in [*self._until_s]:
+            await self.drop(name)
+
+    def stop(self) -> None:
+        """Take no other duty, and give back those that are ours."""
+        self._is_stopped = True
+        self._bell.ring()
+
+    async def _take(self, name: str) -> bool:
+        assert self._leases is not None  # noqa: S101 - one that is alone takes none
+        # From before the question: the answer may have been long under way.
+        until_s = asyncio.get_running_loop().time() + self._leases.lease_ms / 1000
+        if not await self._leases.take(name):
+            self._until_s.pop(name, None)
+            return False
+        self._until_s[name] = until_s
+        return True

@@ -1,0 +1,60 @@
+"""Several processes on one data directory: some answer HTTP, some work; each can be killed or frozen alone."""
+
+import itertools
+import os
+import signal
+import sqlite3
+from contextlib import ExitStack, closing
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from tests.support.client import Client
+from tests.support.server_process import BackfillServer
+
+__all__ = ["Company"]
+
+
+class Company:
+    """A context manager. `url` names one of the processes that answer HTTP after the other, request by request."""
+
+    def __init__(self, data_dir: Path, engine_url: str, *, apis: int = 2, workers: int = 2, **settings: str) -> None:
+        self.data_dir = data_dir
+        settings = {"server__lease_s": "1.5"} | settings
+        self.apis = [BackfillServer(data_dir, server__role="api", **settings) for _ in range(apis)]
+        self.workers = [BackfillServer(data_dir, engine_url, server__role="work", **settings) for _ in range(workers)]
+        self.client = Client(self)
+        self._ends = ExitStack()
+        self._turns = itertools.cycle(self.apis)
+
+    @property
+    def url(self) -> str:
+        """Where the next request goes: to another process than the last one, of those that run."""
+        return next(server for server in self._turns if server.is_running).url
+
+    def __enter__(self) -> Self:
+        for server in (*self.apis, *self.workers):
+            self._ends.enter_context(server)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ends.close()
+
+    def find_worker(self, batch_id: str) -> BackfillServer:
+        """The one that has the turn on the batch."""
+        query = "SELECT pid FROM batches JOIN workers ON workers.id = batches.holder WHERE batches.id = ?"
+        with closing(sqlite3.connect(self.data_dir / "backfill.db")) as database:
+            (pid,) = database.execute(query, (batch_id,)).fetchone()
+        return next(worker for worker in self.workers if worker.is_running and worker.pid == pid)
+
+    @staticmethod
+    def freeze(server: BackfillServer) -> None:
+        """Have it stand still, as a machine does that is out of memory; `thaw` lets it go on."""
+        os.kill(server.pid, signal.SIGSTOP)
+
+    @staticmethod
+    def thaw(server: BackfillServer) -> None:
+        """Let it go on."""
+        os.kill(server.pid, signal.SIGCONT)
