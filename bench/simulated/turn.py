@@ -87,6 +87,10 @@ class _Nowhere:
     is_behind = False
     token_estimates = ()
 
+    def is_at_hand(self, offset: int, length: int) -> bool:  # noqa: ARG002 - there is nothing to be read
+        """Nothing has to be brought."""
+        return True
+
     async def sync(self) -> None:
         """Do nothing."""
 

@@ -161,6 +161,9 @@ class _Source:
     def __init__(self, bodies: Mapping[int, bytes]) -> None:
         self._bodies = bodies
 
+    def is_at_hand(self, offset: int, length: int) -> bool:
+        return True
+
     def read_on(self, offset: int, length: int) -> bytes:
         return self._bodies.get(offset) or json.dumps({"model": "m", "line": offset}).encode()
 
