@@ -10,10 +10,10 @@ from pathlib import Path
 
 import structlog
 
-from backfill.accounts import Keys, Quota, QuotaSources, TokenGuess, UsageBook
+from backfill.accounts import Keys, Quota, QuotaSources, TokenGuess, UsageBook, WebhookSecrets
 from backfill.catalogue import Catalogue
 from backfill.config import Config
-from backfill.deliver import Deliverer, WebhookSender
+from backfill.deliver import BatchReceiver, Deliverer, OwnAddresses, ServerReceiver, WebhookSender
 from backfill.dispatch import Dispatcher, Forecaster
 from backfill.engines import Fleet
 from backfill.errors import NotFound, StoreUnavailable
@@ -37,12 +37,13 @@ from backfill.store import (
     Metadata,
     Reservations,
     UsageRecords,
+    WebhookKind,
     choose_driver,
     close_to_others,
     open_blobs,
     read_place,
 )
-from backfill.turns import Turns
+from backfill.turns import Announcements, Turns
 
 __all__ = ["Rooms", "open_rooms", "working"]
 
@@ -73,6 +74,7 @@ class Rooms:
     live: LiveTraffic
     deliverer: Deliverer
     webhooks: WebhookSender
+    own_webhooks: WebhookSender
     retention: Retention
 
 
@@ -133,7 +135,8 @@ async def open_rooms(config: Config, *, media_folder: Path | None = None) -> Asy
             forecaster=Forecaster(metadata.database, dispatcher, fleet),
             live=LiveTraffic(fleet, config.live, LiveMedia(media)),
             deliverer=Deliverer(turns, blobs, intake.inputs.check_index),
-            webhooks=WebhookSender(turns, config.webhooks),
+            webhooks=_make_sender(config, turns, metadata),
+            own_webhooks=_make_own_sender(config, turns, metadata),
             retention=_make_retention(config, intake, metadata, media),
         )
 
@@ -174,10 +177,24 @@ def _make_retention(config: Config, intake: Intake, metadata: Metadata, media: M
     return Retention(intake, metadata, quarantine_h=config.quarantine_h, ages=config.retention, media=media)
 
 
+def _make_sender(config: Config, turns: Turns, metadata: Metadata) -> WebhookSender:
+    announcements = Announcements(metadata, WebhookKind.SERVER, metadata.database.now_ms)
+    receiver = ServerReceiver(config.webhooks)
+    return WebhookSender(announcements, receiver, config.webhooks, turns.setbacks, turns.subscribe())
+
+
+def _make_own_sender(config: Config, turns: Turns, metadata: Metadata) -> WebhookSender:
+    announcements = Announcements(metadata, WebhookKind.BATCH, metadata.database.now_ms)
+    receiver = BatchReceiver(config.webhooks, OwnAddresses(config.webhooks), WebhookSecrets(metadata).find)
+    # Few batches name an address: it is enough to look once a second.
+    return WebhookSender(announcements, receiver, config.webhooks, turns.setbacks)
+
+
 def _make_turns(config: Config, catalogue: Catalogue, metadata: Metadata, quota: Quota) -> Turns:
     # A database in the data directory knows no others.
     place = f"{read_place(config.data_dir)}:" if metadata.database.many_writers else ""
-    appraisals = [catalogue.note_prices, TokenGuess(Reservations(metadata.database)).reserve]
+    reserve = TokenGuess(Reservations(metadata.database)).reserve
+    appraisals = [OwnAddresses(config.webhooks).check, catalogue.note_prices, reserve]
     announces_ends = bool(config.webhooks.url)
     return Turns(
         metadata,
@@ -235,6 +252,7 @@ async def working(rooms: Rooms) -> AsyncIterator["asyncio.Task[None]"]:
         rooms.dispatcher.stop()
         rooms.deliverer.stop()
         rooms.webhooks.stop()
+        rooms.own_webhooks.stop()
         rooms.retention.stop()
         rooms.keys.uses.stop()
         await task
@@ -245,5 +263,6 @@ async def _run_loops(rooms: Rooms) -> None:
         group.create_task(rooms.dispatcher.run(), name="dispatch")
         group.create_task(rooms.deliverer.run(), name="deliver")
         group.create_task(rooms.webhooks.run(), name="send webhooks")
+        group.create_task(rooms.own_webhooks.run(), name="send webhooks of batches")
         group.create_task(rooms.retention.run(), name="remove expired files")
         group.create_task(rooms.keys.uses.run(), name="write when keys were used")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 import uvicorn
 
-from backfill.accounts import UsageTotals
+from backfill.accounts import UsageTotals, WebhookSecrets
 from backfill.app import Rooms, open_rooms, working
 from backfill.config import Config
 from backfill.errors import InvalidConfig
@@ -100,6 +100,7 @@ async def _wire(config: Config, rooms: Rooms, stopping: asyncio.Event, tracing: 
         catalogue=rooms.catalogue,
         list_models=rooms.fleet.list_models,
         collect=rooms.retention.collect,
+        find_webhook_secret=WebhookSecrets(rooms.metadata).find,
         list_replicas=lambda: rooms.dispatcher.replica_statuses,
         signing_key=await rooms.metadata.get_secret("upload_signing_key"),
         readiness=find_readiness(rooms),

@@ -44,6 +44,7 @@ from .reservations import UNSENT, Claim, EndedUsage, Reservations
 from .sqlite import DATABASE, SqliteDriver
 from .turn_order import Lease, Wanted
 from .usage import BatchUsage, UsageRecords
+from .webhooks import WebhookKind, find_webhooks
 
 __all__ = [
     "CONTENT",
@@ -88,6 +89,7 @@ __all__ = [
     "SqliteDriver",
     "UsageRecords",
     "Wanted",
+    "WebhookKind",
     "begin_facts",
     "choose_driver",
     "close_to_others",
@@ -96,6 +98,7 @@ __all__ = [
     "create_private",
     "facts_key",
     "file_prefix",
+    "find_webhooks",
     "index_key",
     "is_unfinished",
     "journal_prefix",

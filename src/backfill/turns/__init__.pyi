@@ -1,4 +1,5 @@
 from .admission import Verdict, check_endpoint, judge
+from .announcements import Announcements
 from .bell import Bell
 from .creation import Appraise, Attempt, BatchRequest, Creation
 from .setbacks import ALL_BATCHES, Setbacks
@@ -6,6 +7,7 @@ from .turns import Turn, Turns, now_ms
 
 __all__ = [
     "ALL_BATCHES",
+    "Announcements",
     "Appraise",
     "Attempt",
     "BatchRequest",
