@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import structlog
 
-from backfill.accounts import Keys, Quota, QuotaSources, TokenGuess, UsageBook
+from backfill.accounts import Keys, Quota, QuotaSources, TokenGuess, UsageBook, WebhookSecrets
 from backfill.catalogue import Catalogue
 from backfill.config import Config, Role
-from backfill.deliver import Deliverer, WebhookSender
+from backfill.deliver import BatchReceiver, Deliverer, OwnAddresses, ServerReceiver, WebhookSender
 from backfill.dispatch import Crew, Dispatcher, Forecaster, Heartbeat
 from backfill.engines import Fleet
 from backfill.errors import NotFound, StoreBusy, StoreUnavailable
@@ -42,13 +42,14 @@ from backfill.store import (
     Metadata,
     Reservations,
     UsageRecords,
+    WebhookKind,
     Workers,
     choose_driver,
     close_to_others,
     open_blobs,
     read_place,
 )
-from backfill.turns import Company, Duties, Neighbours, Turns
+from backfill.turns import Announcements, Company, Duties, Neighbours, Turns
 
 __all__ = ["Rooms", "open_rooms", "working"]
 
@@ -82,6 +83,7 @@ class Rooms:
     live: LiveTraffic
     deliverer: Deliverer
     webhooks: WebhookSender
+    own_webhooks: WebhookSender
     retention: Retention
     neighbours: Neighbours | None
     """The other processes; None: there can be none."""
@@ -144,7 +146,8 @@ async def open_rooms(
             forecaster=Forecaster(metadata.database, dispatcher, fleet),
             live=(AbsentTraffic if role is Role.API else LiveTraffic)(fleet, config.live, LiveMedia(media)),
             deliverer=Deliverer(turns, blobs, intake.inputs.check_index),
-            webhooks=WebhookSender(turns, config.webhooks),
+            webhooks=_make_sender(config, turns, metadata),
+            own_webhooks=_make_own_sender(config, turns, metadata),
             retention=_make_retention(config, intake, metadata, media, role),
             neighbours=company.neighbours,
             crew=Crew(Workers(metadata.database)) if role is Role.API else None,
@@ -273,8 +276,22 @@ def _make_retention(config: Config, intake: Intake, metadata: Metadata, media: M
     )
 
 
+def _make_sender(config: Config, turns: Turns, metadata: Metadata) -> WebhookSender:
+    announcements = Announcements(metadata, WebhookKind.SERVER, metadata.database.now_ms, turns.duties)
+    receiver = ServerReceiver(config.webhooks)
+    return WebhookSender(announcements, receiver, config.webhooks, turns.setbacks, turns.subscribe())
+
+
+def _make_own_sender(config: Config, turns: Turns, metadata: Metadata) -> WebhookSender:
+    announcements = Announcements(metadata, WebhookKind.BATCH, metadata.database.now_ms, turns.duties)
+    receiver = BatchReceiver(config.webhooks, OwnAddresses(config.webhooks), WebhookSecrets(metadata).find)
+    # Few batches name an address: it is enough to look once a second.
+    return WebhookSender(announcements, receiver, config.webhooks, turns.setbacks)
+
+
 def _make_turns(config: Config, catalogue: Catalogue, metadata: Metadata, quota: Quota, company: Company) -> Turns:
-    appraisals = [catalogue.note_prices, TokenGuess(Reservations(metadata.database)).reserve]
+    reserve = TokenGuess(Reservations(metadata.database)).reserve
+    appraisals = [OwnAddresses(config.webhooks).check, catalogue.note_prices, reserve]
     announces_ends = bool(config.webhooks.url)
     return Turns(
         metadata,
@@ -336,8 +353,8 @@ async def working(rooms: Rooms) -> AsyncIterator["asyncio.Task[None]"]:
 
 
 def _list_stops(rooms: Rooms) -> list[Callable[[], None]]:
-    stops = [rooms.dispatcher.stop, rooms.deliverer.stop, rooms.webhooks.stop, rooms.retention.stop]
-    stops += [rooms.keys.uses.stop, rooms.turns.duties.stop]
+    stops = [rooms.dispatcher.stop, rooms.deliverer.stop, rooms.webhooks.stop, rooms.own_webhooks.stop]
+    stops += [rooms.retention.stop, rooms.keys.uses.stop, rooms.turns.duties.stop]
     stops += [each.stop for each in (rooms.neighbours, rooms.crew, rooms.heartbeat) if each is not None]
     return stops
 
@@ -348,6 +365,7 @@ async def _run_loops(rooms: Rooms) -> None:
             group.create_task(rooms.dispatcher.run(), name="dispatch")
             group.create_task(rooms.deliverer.run(), name="deliver")
             group.create_task(rooms.webhooks.run(), name="send webhooks")
+            group.create_task(rooms.own_webhooks.run(), name="send webhooks of batches")
         group.create_task(rooms.retention.run(), name="remove expired files")
         group.create_task(rooms.keys.uses.run(), name="write when keys were used")
         group.create_task(rooms.turns.duties.run(), name="renew duties")

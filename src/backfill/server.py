@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import structlog
 import uvicorn
 
-from backfill.accounts import UsageTotals
+from backfill.accounts import UsageTotals, WebhookSecrets
 from backfill.app import Rooms, open_rooms, working
 from backfill.batch import Batch
 from backfill.config import Config, Role
@@ -126,6 +126,7 @@ async def _wire(config: Config, rooms: Rooms, stopping: asyncio.Event, tracing: 
         collect=rooms.retention.collect,
         list_replicas=lambda: (crew or rooms.dispatcher).replica_statuses,
         is_shared=not rooms.turns.duties.is_alone,
+        find_webhook_secret=WebhookSecrets(rooms.metadata).find,
         signing_key=await rooms.metadata.get_secret("upload_signing_key"),
         readiness=find_readiness(rooms),
         trace=tracing.wrap if tracing else None,

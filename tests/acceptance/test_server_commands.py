@@ -19,6 +19,7 @@ from bench.null.process import NullEngine
 from tests.acceptance.command_line import CommandLine, backfill
 from tests.support.lines import marker_of, request_line
 from tests.support.server_process import BackfillServer
+from tests.support.webhook_receiver import WebhookReceiver
 
 KEY = "the-key"
 
@@ -337,3 +338,28 @@ def test_a_batch_is_shown_with_its_name(folder: Path, variables: dict[str, str])
     code, _, err = backfill("submit", "in.jsonl", "--name", "x" * 257, folder=folder, variables=variables)
     assert code == 2
     assert "name" in err
+
+
+def test_the_end_of_a_batch_is_told_where_submit_says(
+    engine: NullEngine, folder: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    settings = {"webhooks__allow": '["127.0.0.1/32"]', "webhooks__allow_http": "true"}
+    with (
+        WebhookReceiver() as receiver,
+        BackfillServer(tmp_path_factory.mktemp("data"), engine.url, **settings) as server,
+    ):
+        variables = {"BACKFILL_URL": server.url}
+        code, out, _ = backfill("webhook-secret", folder=folder, variables=variables)
+        assert code == 0
+        receiver.secret = out.strip()
+        batch_id = submit(folder, variables, "--webhook", receiver.url)
+        (message,) = receiver.wait_for(1)
+        assert message.message_id == f"msg_{batch_id}"
+        told = backfill("status", batch_id, folder=folder, variables=variables)[1]
+        assert f"webhook    {receiver.url.partition('?')[0]}\n" in told
+        assert "hidden" not in told
+        code, _, err = backfill(
+            "submit", "in.jsonl", "--webhook", "http://10.0.0.1/a", folder=folder, variables=variables
+        )
+        assert code == 2
+        assert "webhook_url is not at a public address" in err

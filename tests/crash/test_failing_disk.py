@@ -17,12 +17,13 @@ from structlog.testing import capture_logs
 from backfill.app import Rooms, open_rooms, working
 from backfill.batch import Batch, State
 from backfill.config import load_config
-from backfill.deliver import Deliverer, WebhookSender, deliverer, webhooks
+from backfill.deliver import Deliverer, ServerReceiver, WebhookSender, deliverer, webhooks
 from backfill.dispatch import Dispatcher, dispatcher
 from backfill.errors import StoreUnavailable
 from backfill.intake import Retention
+from backfill.store import WebhookKind
 from backfill.store.faults import FAILING_POINTS, Failure, failing
-from backfill.turns import Turns, setbacks
+from backfill.turns import Announcements, Turns, setbacks
 from bench.null.process import NullEngine
 from tests.support.lines import request_lines
 from tests.support.webhook_receiver import SECRET, WebhookReceiver
@@ -76,7 +77,13 @@ async def open_house(folder: Path, engine: NullEngine, receiver: WebhookReceiver
             turns=turns,
             dispatcher=Dispatcher(turns, rooms.blobs, rooms.fleet, config.dispatch, inputs.check_content),
             deliverer=Deliverer(turns, rooms.blobs, inputs.check_index),
-            webhooks=WebhookSender(turns, config.webhooks),
+            webhooks=WebhookSender(
+                Announcements(rooms.metadata, WebhookKind.SERVER),
+                ServerReceiver(config.webhooks),
+                config.webhooks,
+                turns.setbacks,
+                turns.subscribe(),
+            ),
             retention=Retention(rooms.intake, rooms.metadata, tick_s=0.05, grace_s=-7200),
         )
         async with working(house) as work:

@@ -31,6 +31,22 @@ def make_server(folder: Path, engine: NullEngine, receiver: WebhookReceiver) -> 
     return BackfillServer(folder, engine.url, **settings)
 
 
+def make_open_server(folder: Path, engine: NullEngine, receiver: WebhookReceiver | None = None) -> BackfillServer:
+    """One whose batches may name the receivers of tests; with a `receiver` it has an address of its own beside."""
+    settings = {"webhooks__allow": '["127.0.0.1/32"]', "webhooks__allow_http": "true", "webhooks__backoff_s": "0.05"}
+    if receiver is not None:
+        settings["webhooks__url"] = f'"{receiver.url}"'
+    return BackfillServer(folder, engine.url, webhooks__secret=SECRET, **settings)
+
+
+def create_telling(client: Client, receiver: WebhookReceiver) -> str:
+    """A batch that names the receiver as its own address."""
+    members = {"endpoint": "/v1/chat/completions", "input_file_id": client.upload(request_lines(5))}
+    made = client.request("POST", "/v1/batches", json=members | {"webhook_url": receiver.url})
+    made.raise_for_status()
+    return str(made.json()["job"]["id"])
+
+
 def read_rows(folder: Path) -> list[tuple[str, bool, int]]:
     with closing(sqlite3.connect(folder / "backfill.db")) as database:
         query = "SELECT state, webhook_due_at_ms IS NOT NULL, webhook_tries FROM batches"
@@ -79,3 +95,28 @@ def test_a_key_makes_one_batch_over_a_kill(engine: NullEngine, tmp_path: Path) -
         with server:
             made = client.request("POST", "/v1/batches", json=body, headers=key).json()["job"]["id"]
             assert client.list_ids("batches") == [made]
+
+
+def test_a_server_killed_right_after_the_end_tells_the_batchs_own_address(engine: NullEngine, tmp_path: Path) -> None:
+    with WebhookReceiver() as receiver:
+        server = make_open_server(tmp_path, engine).start(fault=f"metadata.committed:{CLOSING_WRITE}")
+        batch_id = create_telling(Client(server), receiver)
+        assert server.wait_for_death() == -signal.SIGKILL
+        assert receiver.messages == []
+        with server:
+            (message,) = receiver.wait_for(1)
+        assert (message.message_id, message.content["type"]) == (f"msg_{batch_id}", "batch.completed")
+
+
+def test_a_server_killed_while_both_are_told_tells_both_again(engine: NullEngine, tmp_path: Path) -> None:
+    with WebhookReceiver([0, 500]) as own, WebhookReceiver([0, 500]) as servers:
+        server = make_open_server(tmp_path, engine, servers)
+        with server:
+            create_telling(Client(server), own)
+            for receiver in (own, servers):
+                receiver.wait_for(1)
+            server.kill()
+            server.start()
+            messages = [*own.wait_for(3), *servers.wait_for(3)]
+            assert server.terminate() == 0
+        assert len({(message.message_id, message.body) for message in messages}) == 1

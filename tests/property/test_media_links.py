@@ -9,12 +9,13 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from backfill.media import MediaRefused, find_format
-from backfill.media.addresses import AddressRules, is_public, parse_address
 from backfill.media.cached_name import CachedName, make_key, read_name
 from backfill.media.data_urls import decode_data_url
 from backfill.media.formats import FORMATS
-from backfill.media.links import check_link, describe_link, parse_link
+from backfill.media.links import check_link, parse_link
 from backfill.media_file import MediaKind
+from backfill.network import AddressRules, is_public, parse_address
+from backfill.network.links import describe_link
 
 V4 = st.ip_addresses(v=4)
 V6 = st.ip_addresses(v=6)

@@ -29,7 +29,8 @@ class WebhookReceiver:
     A status of 0 means: never answer. `messages` holds what came, in order; a bad signature raises in `check`.
     """
 
-    def __init__(self, statuses: Iterable[int] = ()) -> None:
+    def __init__(self, statuses: Iterable[int] = (), *, host: str = "127.0.0.1", port: int = 0) -> None:
+        self.secret = SECRET
         self._statuses = list(statuses)
         self._changed = threading.Condition()
         self._ended = threading.Event()
@@ -53,8 +54,9 @@ class WebhookReceiver:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/hooks?token=hidden"
+        self._server = ThreadingHTTPServer((host, port), Handler)
+        self.url = f"http://{host}:{self._server.server_port}/hooks?token=hidden"
+        self.port = self._server.server_port
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
 
     def __enter__(self) -> Self:
@@ -73,7 +75,7 @@ class WebhookReceiver:
         """Note a request, and give the status of its answer."""
         with self._changed:
             try:
-                content = Webhook(SECRET).verify(body, headers)
+                content = Webhook(self.secret).verify(body, headers)
                 self.messages.append(Message(headers["webhook-id"], content, body))
             except Exception as error:  # noqa: BLE001 - told at the end, in the thread of the test
                 self.faults.append(error)

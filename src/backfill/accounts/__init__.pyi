@@ -9,6 +9,7 @@ from .spending import Spending
 from .token_guess import TokenGuess, find_per_mille
 from .usage import UsageBook, UsageFilter
 from .usage_totals import UsageTotals
+from .webhook_secrets import WebhookSecrets
 
 __all__ = [
     "ANONYMOUS",
@@ -26,6 +27,7 @@ __all__ = [
     "UsageBook",
     "UsageFilter",
     "UsageTotals",
+    "WebhookSecrets",
     "compute_hardware_cost",
     "cost_of",
     "count_by_state",

@@ -22,7 +22,7 @@ from backfill.local import check_target, replacing
 from backfill.status import ReplicaStatus
 from backfill.wire import find_endpoint
 
-__all__ = ["cancel", "download", "list_batches", "pause", "resume", "status", "submit", "watch"]
+__all__ = ["cancel", "download", "list_batches", "pause", "resume", "status", "submit", "watch", "webhook_secret"]
 
 _NEWEST = 5
 
@@ -44,6 +44,9 @@ def submit(  # noqa: PLR0913 - an option each
     on_invalid_lines: SkipInvalidLines = None,
     url: Url = None,
     api_key_env: KeyVariable = None,
+    webhook: Annotated[
+        str | None, typer.Option(metavar="URL", help="Where the end of the batch is told, by a signed POST.")
+    ] = None,
     wait: Annotated[bool, typer.Option("--wait", help="Go on as `backfill watch` does.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -64,6 +67,7 @@ def submit(  # noqa: PLR0913 - an option each
                     completion_window=window,
                     name=name,
                     on_invalid_lines=on_invalid_lines,
+                    webhook_url=webhook,
                 )
 
             batch, warning = ask_server(work, url, api_key_env, as_json=as_json)
@@ -121,6 +125,7 @@ def _show_batch(batch_id: str, url: str | None, api_key_env: str | None, *, as_j
         "done": f"{counts.done:,} of {counts.total:,}, {counts.failed:,} failed ({batch['progress']:g} %)",
         "waiting": f"since {waiting['since']}: {waiting['message']} [{waiting['reason']}]" if waiting else None,
         "endpoint": batch["endpoint"],
+        "webhook": batch.get("webhook_url"),
         "model": batch["model_id"],
         "created": batch["created_at"],
         "deadline": batch["job_deadline"],
@@ -188,6 +193,15 @@ def list_batches(*, url: Url = None, api_key_env: KeyVariable = None, as_json: A
         write_out("  ".join((batch["id"], created, *_summarise(batch))).rstrip())
     if not batches:
         say("no batches yet")
+
+
+def webhook_secret(*, url: Url = None, api_key_env: KeyVariable = None, as_json: AsJson = False) -> None:
+    """Print what messages to the addresses that batches name (`submit --webhook`) are signed with."""
+    secret = ask_server(lambda server: server.get_webhook_secret(), url, api_key_env, as_json=as_json)
+    if as_json:
+        emit({"secret": secret})
+    else:
+        write_out(secret)
 
 
 def pause(batch_id: _BatchId, *, url: Url = None, api_key_env: KeyVariable = None, as_json: AsJson = False) -> None:

@@ -28,6 +28,7 @@ SUMMARIES = {
     "pause": "Send nothing more of a batch until it is resumed; its deadline goes on.",
     "resume": "Go on with a paused batch.",
     "cancel": "Stop a batch; what is finished is kept.",
+    "webhook-secret": "Print what messages to the addresses that batches name (`submit --webhook`) are signed with.",
     "failures": "Show why requests failed, grouped by reason, with how many there are of each.",
     "retry": "Make a new batch of the requests that failed in an ended one, and print its id.",
     "download": "Fetch the answers and errors of an ended batch.",
@@ -39,6 +40,8 @@ SUMMARIES = {
 }
 """The commands in the order of the help, in their own words: it shows them without loading any."""
 
+_FUNCTIONS = {"list": "list_batches", "webhook-secret": "webhook_secret"}
+"""Of those commands whose function has another name."""
 _SETTINGS: dict[str, Any] = {
     "add_completion": False,
     "pretty_exceptions_enable": False,
@@ -114,7 +117,7 @@ def _load_of_server(name: str) -> Any:
         case _:
             from backfill.cli import batches
 
-            return getattr(batches, "list_batches" if name == "list" else name)
+            return getattr(batches, _FUNCTIONS.get(name, name))
 
 
 class _Commands(Mapping[str, Any]):

@@ -110,6 +110,10 @@ class RemoteServer:
         """Go on with a batch; gives the batch object."""
         return cast("_Object", await self._ask("POST", f"/batches/{_quote(batch_id)}/resume"))
 
+    async def get_webhook_secret(self) -> str:
+        """With what messages to the own addresses of batches are signed."""
+        return cast("str", (await self._ask("GET", "/webhooks/secret"))["secret"])
+
     async def list_failures(self, batch_id: str) -> list[_Object]:
         """The failed requests of a batch by reason, most first."""
         page = await self._ask("GET", f"/batches/{_quote(batch_id)}/failures")

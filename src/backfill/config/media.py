@@ -1,19 +1,16 @@
 """What pictures and clips that requests name may be, and where they may come from."""
 
-import ipaddress
-import re
 from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
 
+from backfill.config.places import check_places
 from backfill.config.sections import Section
 
 __all__ = ["MediaConfig"]
 
 _MIB = 1024 * 1024
-# Letters of other scripts too, as a browser shows such a name; an underscore, as machines have them in some networks.
-_HOST = re.compile(r"[\w.-]{1,253}")
 
 
 class MediaConfig(Section):
@@ -49,11 +46,7 @@ class MediaConfig(Section):
     @field_validator("allow")
     @classmethod
     def _check_allow(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for entry in value:
-            if not _is_network(entry) and not _HOST.fullmatch(entry):
-                message = f"{entry!r} is no network, no address and no name of a host (without scheme and port)"
-                raise ValueError(message)
-        return value
+        return check_places(value)
 
     @field_validator("proxy")
     @classmethod
@@ -62,11 +55,3 @@ class MediaConfig(Section):
         if value and not (value.startswith(("http://", "https://")) and urlsplit(value).hostname):
             raise ValueError("must begin with http:// or https:// and name a host")
         return value
-
-
-def _is_network(entry: str) -> bool:
-    try:
-        ipaddress.ip_network(entry, strict=False)
-    except ValueError:
-        return False
-    return True

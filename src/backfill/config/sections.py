@@ -8,6 +8,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
+from backfill.config.places import check_places
+
 __all__ = [
     "DispatchConfig",
     "LimitsConfig",
@@ -149,6 +151,15 @@ class WebhooksConfig(Section):
     backoff_s: float = Field(5.0, gt=0)
     """Wait before the second try; four times as long before every further one, give or take a quarter."""
     backoff_max_s: float = Field(43_200.0, gt=0)
+    allow: tuple[str, ...] = ()
+    """Private places that batches may name as their own address: names of hosts, addresses or networks."""
+    allow_http: bool = False
+    """True: such an address may begin with http:// too."""
+
+    @field_validator("allow")
+    @classmethod
+    def _check_allow(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return check_places(value)
 
     @field_validator("url")
     @classmethod

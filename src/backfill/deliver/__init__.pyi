@@ -1,5 +1,7 @@
 from .deliverer import Deliverer
 from .gather import Gathered, gather
+from .own_addresses import OwnAddresses
+from .receivers import BatchReceiver, ServerReceiver
 from .webhooks import WebhookSender
 
-__all__ = ["Deliverer", "Gathered", "WebhookSender", "gather"]
+__all__ = ["BatchReceiver", "Deliverer", "Gathered", "OwnAddresses", "ServerReceiver", "WebhookSender", "gather"]

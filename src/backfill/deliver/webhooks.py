@@ -1,30 +1,27 @@
 """Tell the outside that a batch has ended: a webhook, signed as the Standard Webhooks specification says.
 
 That it is due stands in the batch's row since the write that made the batch final, so none is lost by a crash; one that
-was under way is sent again, under the same id. Nothing waits for a receiver but this loop.
+was under way is sent again, under the same id. Nothing waits for a receiver but its own message.
 """
 
 import asyncio
 import random
+from collections import Counter
 from datetime import UTC, datetime
-from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
 import structlog
-from standardwebhooks import Webhook
 
 from backfill.batch import Batch, Dialect, State
 from backfill.config import WebhooksConfig
+from backfill.deliver.receivers import Receiver
 from backfill.errors import BackfillError
-from backfill.turns import WEBHOOKS, Turns
+from backfill.turns import Announcements, Bell, Setbacks
 from backfill.wire import openai, together
 
 __all__ = ["WebhookSender", "make_message"]
 
 _TICK_S = 1.0
-_LOOP = "webhooks"
-_SENT_AT_ONCE = 16
 _BACKOFF_FACTOR = 4.0
 # More would not fit into a float, and no wait is as long.
 _EXPONENT_MAX = 64
@@ -48,89 +45,110 @@ def make_message(batch: Batch) -> bytes:
 
 
 class WebhookSender:
-    """Sends what is due until stopped."""
+    """Sends what is due to one kind of address until stopped."""
 
-    def __init__(self, turns: Turns, config: WebhooksConfig) -> None:
-        self._turns = turns
+    def __init__(
+        self,
+        announcements: Announcements,
+        receiver: Receiver,
+        config: WebhooksConfig,
+        setbacks: Setbacks,
+        bell: Bell | None = None,
+    ) -> None:
+        """`bell` rings when there may be something to tell; without it that is looked for once a second."""
+        self._announcements = announcements
+        self._receiver = receiver
         self._config = config
-        self._bell = turns.subscribe()
+        self._setbacks = setbacks
+        self._bell = bell or Bell()
+        self._name = f"{announcements.kind}s"
         self._dice = random.Random()  # noqa: S311 - jitter, not a secret
-        self._signer = Webhook(config.secret.get_secret_value()) if config.secret else None
         self._stopped = False
-        self._unnoted: dict[str, tuple[int, float | None]] = {}
-        """Batch -> the try that was made and when the next one is due, where that could not be written down."""
-        self._sending: asyncio.Task[None] | None = None
+        self._under_way: dict[str, asyncio.Task[None]] = {}
+        """Batch -> who tells of it."""
+        self._owners: Counter[str] = Counter()
+        """How many of these are whose."""
 
     async def run(self) -> None:
         """Work until `stop` is called; what is under way then is sent again by the next process."""
-        if not self._config.url or self._signer is None:
+        if not self._receiver.is_there:
             return
-        timeout = aiohttp.ClientTimeout(total=self._config.timeout_s)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
+        try:
             while not self._stopped:
-                self._sending = asyncio.create_task(self._send_due(session, self._signer))
                 try:
-                    await self._sending
-                    self._turns.setbacks.forget(_LOOP)
+                    await self._begin_due()
+                    self._setbacks.forget(self._name)
                 except Exception as error:  # noqa: BLE001 - whatever it is, the next look may find better
-                    self._turns.setbacks.note(_LOOP, error, "webhooks wait for the metadata")
-                except asyncio.CancelledError:
-                    if not self._stopped:
-                        raise
+                    self._setbacks.note(self._name, error, "webhooks wait for the metadata")
                 await self._bell.wait(_TICK_S)
+        finally:
+            under_way = list(self._under_way.values())
+            for task in under_way:
+                task.cancel()
+            await asyncio.gather(*under_way, return_exceptions=True)
+            await self._receiver.close()
 
     def stop(self) -> None:
         """Send no more, and wait for no receiver."""
         self._stopped = True
-        if self._sending is not None:
-            self._sending.cancel()
         self._bell.ring()
 
-    async def _send_due(self, session: aiohttp.ClientSession, signer: Webhook) -> None:
-        if not await self._turns.duties.has(WEBHOOKS):
+    async def _begin_due(self) -> None:
+        receiver, running = self._receiver, len(self._under_way)
+        if running >= receiver.at_once:
             return
-        due = await self._turns.find_unannounced(_SENT_AT_ONCE)
-        # A write that seemed to fail may have been made all the same.
-        for batch_id in self._unnoted.keys() - {batch.id for batch in due}:
-            self._forget(batch_id)
-        async with asyncio.TaskGroup() as group:
-            for batch in due:
-                group.create_task(self._announce(session, signer, batch))
+        busy = [owner for owner, count in self._owners.items() if count >= receiver.at_once_per_owner]
+        # What is under way is due until it is noted down.
+        due = await self._announcements.find_due(receiver.at_once, busy)
+        for batch in due:
+            if batch.id in self._under_way:
+                continue
+            if self._owners[batch.owner] >= receiver.at_once_per_owner:
+                # The next look passes over this owner, and finds those behind him.
+                self._bell.ring()
+            elif len(self._under_way) < receiver.at_once:
+                self._begin(batch)
 
-    async def _announce(self, session: aiohttp.ClientSession, signer: Webhook, batch: Batch) -> None:
-        tries = batch.webhook_tries + 1
-        # While the database takes nothing, a receiver is not to hear the same once a second.
-        made, again_in_s = self._unnoted.get(batch.id, (0, None))
-        if made != tries:
-            again_in_s = await self._try(session, signer, batch, tries)
-            self._unnoted[batch.id] = (tries, again_in_s)
-        try:
-            await self._turns.note_announcement(batch, again_in_s)
-            self._forget(batch.id)
-        except BackfillError as error:
-            # It stays due; should this process end, it is sent again, and receivers know it by its id.
-            setbacks = self._turns.setbacks
-            setbacks.note(f"webhook {batch.id}", error, "webhook cannot be noted down", batch=batch.id)
+    def _begin(self, batch: Batch) -> None:
+        task = asyncio.create_task(self._announce(batch), name=f"webhook {batch.id}")
+        self._under_way[batch.id] = task
+        self._owners[batch.owner] += 1
 
-    def _forget(self, batch_id: str) -> None:
-        del self._unnoted[batch_id]
-        self._turns.setbacks.forget(f"webhook {batch_id}")
+        def forget(_task: "asyncio.Task[None]") -> None:
+            del self._under_way[batch.id]
+            self._owners[batch.owner] -= 1
+            if not self._owners[batch.owner]:
+                del self._owners[batch.owner]
+            self._bell.ring()
 
-    async def _try(self, session: aiohttp.ClientSession, signer: Webhook, batch: Batch, tries: int) -> float | None:
+        task.add_done_callback(forget)
+
+    async def _announce(self, batch: Batch) -> None:
+        again_in_s = await self._try(batch)
+        key = f"{self._announcements.kind} {batch.id}"
+        while True:
+            try:
+                await self._announcements.note(batch, again_in_s)
+            except Exception as error:  # noqa: BLE001 - whatever it is, a receiver is not to hear the same meanwhile
+                # Should this process end before that works, it is sent again, and receivers know it by its id.
+                await asyncio.sleep(self._setbacks.note(key, error, "webhook cannot be noted down", batch=batch.id))
+            else:
+                self._setbacks.forget(key)
+                return
+
+    async def _try(self, batch: Batch) -> float | None:
         """Send it; gives the seconds until it is to be sent again, None if it is not."""
-        failure = await self._send(session, signer, batch)
-        again_in_s = None
-        if failure is not None:
-            is_last = failure == f"HTTP {_GONE}" or tries >= self._config.tries
-            again_in_s = None if is_last else self._find_wait(tries)
-            # The host alone: the rest of an address may be as secret as a password.
-            where = urlsplit(self._config.url).hostname
-            _log.warning(
-                "webhook failed", batch=batch.id, host=where, reason=failure, tries=tries, again_in_s=again_in_s
-            )
+        tries = self._announcements.count_tries(batch) + 1
+        failure = await self._send(batch)
+        if failure is None:
+            return None
+        is_last = failure == f"HTTP {_GONE}" or tries >= self._config.tries
+        again_in_s = None if is_last else self._find_wait(tries)
+        host = self._receiver.find_host(batch)
+        _log.warning("webhook failed", batch=batch.id, host=host, reason=failure, tries=tries, again_in_s=again_in_s)
         return again_in_s
 
-    async def _send(self, session: aiohttp.ClientSession, signer: Webhook, batch: Batch) -> str | None:
+    async def _send(self, batch: Batch) -> str | None:
         """Send one message; gives why that failed, None if it did not."""
         message_id, now = f"msg_{batch.id}", datetime.now(UTC)
         try:
@@ -140,13 +158,14 @@ class WebhookSender:
                 "user-agent": "backfill",
                 "webhook-id": message_id,
                 "webhook-timestamp": str(int(now.timestamp())),
-                "webhook-signature": signer.sign(message_id, now, content.decode()),
+                "webhook-signature": await self._receiver.sign(batch, message_id, now, content),
             }
-            # A redirect would have the message sent where the operator did not say.
-            async with session.post(self._config.url, data=content, headers=headers, allow_redirects=False) as response:
-                return None if 200 <= response.status < 300 else f"HTTP {response.status}"
+            status = await self._receiver.post(batch, content, headers)
+        except BackfillError as error:
+            return error.message
         except Exception as error:  # noqa: BLE001 - whatever it is, it costs this message a try and no other one
             return type(error).__name__
+        return None if 200 <= status < 300 else f"HTTP {status}"
 
     def _find_wait(self, tries: int) -> float:
         wait_s = min(

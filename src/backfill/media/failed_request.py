@@ -10,8 +10,8 @@ import aiohttp
 import structlog
 
 from backfill.config import MediaConfig
-from backfill.media.connections import FORBIDDEN_ERRNO
 from backfill.media.failures import MediaRefused
+from backfill.network import FORBIDDEN_ERRNO
 
 __all__ = ["PASSING_STATUSES", "TransferFailed", "judge_error"]
 

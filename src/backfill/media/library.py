@@ -20,10 +20,10 @@ from backfill.media.failed_request import TransferFailed
 from backfill.media.failures import MediaFailure, MediaRefused, MediaUnavailable
 from backfill.media.flights import Flights
 from backfill.media.inspection import check_file, find_limit
-from backfill.media.links import describe_link
 from backfill.media.local_files import LocalFiles
 from backfill.media.transfer import Transfer
 from backfill.media_file import MediaFile, MediaReference
+from backfill.network import describe_link
 
 __all__ = ["BatchMedia", "FindUpload", "MediaLibrary"]
 

@@ -8,13 +8,13 @@ from yarl import URL
 
 from backfill.config import MediaConfig
 from backfill.errors import BackfillError
-from backfill.media.addresses import AddressRules
 from backfill.media.arrival import Arrival
 from backfill.media.connections import Connections
 from backfill.media.failed_request import PASSING_STATUSES, TransferFailed, judge_error
 from backfill.media.failures import MediaFailure, MediaRefused
 from backfill.media.fetch_places import FetchPlaces
-from backfill.media.links import check_link, describe_link, parse_link
+from backfill.media.links import check_link, parse_link
+from backfill.network import AddressRules, describe_link
 from backfill.wire import read_retry_after
 
 __all__ = ["Transfer"]

@@ -47,6 +47,7 @@ from .reservations import UNSENT, Claim, EndedUsage, Reservations
 from .sqlite import DATABASE, SqliteDriver
 from .turn_order import Lease, Wanted
 from .usage import BatchUsage, UsageRecords
+from .webhooks import WebhookKind, find_webhooks
 from .workers import Workers
 
 __all__ = [
@@ -94,6 +95,7 @@ __all__ = [
     "SqliteDriver",
     "UsageRecords",
     "Wanted",
+    "WebhookKind",
     "Workers",
     "begin_facts",
     "choose_driver",
@@ -104,6 +106,7 @@ __all__ = [
     "facts_key",
     "file_prefix",
     "find_epoch",
+    "find_webhooks",
     "index_key",
     "is_unfinished",
     "journal_prefix",

@@ -295,12 +295,6 @@ class Metadata:
         query = select(batches.c.state, func.count().label("found")).group_by(batches.c.state)
         return {State(row.state): row.found for row in await self._database.read(query)}
 
-    async def find_webhooks(self, due_at_ms: int, limit: int) -> list[Batch]:
-        """Batches that have ended and of whose end the outside is to be told by then, longest due first."""
-        query = select(batches).where(batches.c.webhook_due_at_ms <= due_at_ms)
-        order = (batches.c.webhook_due_at_ms, batches.c.id)
-        return [to_batch(row) for row in await self._database.read(query.order_by(*order).limit(limit))]
-
     async def uses_file(self, file_id: str) -> str | None:
         """The id of a batch that has not ended and reads this file, if there is one."""
         query = select(batches).where(and_(batches.c.input_file_id == file_id, batches.c.state.in_(_ACTIVE)))

@@ -1,4 +1,5 @@
 from .admission import Verdict, check_endpoint, judge
+from .announcements import Announcements
 from .bell import Bell
 from .creation import Appraise, Attempt, BatchRequest, Creation
 from .duties import ADMISSION, RETENTION, WEBHOOKS, Duties
@@ -11,6 +12,7 @@ __all__ = [
     "ALL_BATCHES",
     "RETENTION",
     "WEBHOOKS",
+    "Announcements",
     "Appraise",
     "Attempt",
     "BatchRequest",

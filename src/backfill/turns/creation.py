@@ -49,6 +49,8 @@ class BatchRequest(NamedTuple):
     """Whether lines that are no requests fail by themselves; None: as the settings say."""
     file: File | None = None
     """The row of the input, if the caller has just read it."""
+    own_webhook_url: str | None = None
+    """Where the batch's own end is to be told."""
 
 
 Appraise = Callable[[Batch, File, Survey], Awaitable[Batch]]
@@ -117,6 +119,7 @@ class Creation:
             key_id=key_id,
             name=ended.name,
             skips_invalid_lines=ended.skips_invalid_lines,
+            own_webhook_url=ended.own_webhook_url,
         )
         return await self._add(request, file, ended.deadline_at_ms - ended.created_at_ms)
 
@@ -181,6 +184,7 @@ def _build(request: BatchRequest, file: File, survey: Survey, now_ms: int, windo
         key_id=request.key_id,
         name=request.name,
         skips_invalid_lines=bool(request.skips_invalid_lines),
+        own_webhook_url=request.own_webhook_url,
     )
 
 

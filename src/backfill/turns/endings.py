@@ -106,7 +106,7 @@ class Endings:
             "error_file_id": error.id if error else None,
             "usage": usage,
             "holder": None,
-        } | self._end()
+        } | self._end(batch)
         files = [file for file in (output, error) if file is not None]
         epoch = None if self.duties.is_alone else batch.epoch
         if not await self._metadata.change_batch(
@@ -134,16 +134,6 @@ class Endings:
                 return True
         return False
 
-    async def find_unannounced(self, limit: int) -> list[Batch]:
-        """Batches that have ended and of whose end the outside is to be told now."""
-        return await self._metadata.find_webhooks(self._clock_ms(), limit)
-
-    async def note_announcement(self, batch: Batch, again_in_s: float | None) -> None:
-        """The outside was told, or that was tried; None: it is not tried again."""
-        due_at_ms = None if again_in_s is None else self._clock_ms() + round(again_in_s * 1000)
-        values = {"webhook_due_at_ms": due_at_ms, "webhook_tries": batch.webhook_tries + 1}
-        await self._metadata.change_batch(batch.id, values=values)
-
     def _note_end(self, batch: Batch, state: State, counts: Counts) -> None:
         self.setbacks.forget(batch.id)
         facts: dict[str, Any] = {"total": counts.total, "answered": counts.answered, "failed": counts.failed}
@@ -155,10 +145,14 @@ class Endings:
             tell(batch.id)
         self._ring()
 
-    def _end(self) -> dict[str, Any]:
-        """What is written with every final status, in the same write: no crash comes between it and its webhook."""
+    def _end(self, batch: Batch) -> dict[str, Any]:
+        """What is written with every final status, in the same write: no crash comes between it and its webhooks."""
         now = self._clock_ms()
-        return {"ended_at_ms": now, "webhook_due_at_ms": now if self._announces_ends else None}
+        return {
+            "ended_at_ms": now,
+            "webhook_due_at_ms": now if self._announces_ends else None,
+            "own_webhook_due_at_ms": None if batch.own_webhook_url is None else now,
+        }
 
     async def _find_held(self, turns: Collection[Turn], state: State) -> set[str]:
         if not turns:

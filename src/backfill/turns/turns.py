@@ -189,7 +189,7 @@ class Turns(Endings):
 
     async def _reject(self, batch: Batch, problems: tuple[BatchProblem, ...], count: int) -> None:
         values = {"state": advance(batch.state, Event.REJECT), "problems": problems, "problem_count": count}
-        if await self._metadata.change_batch(batch.id, state=batch.state, values=values | self._end()):
+        if await self._metadata.change_batch(batch.id, state=batch.state, values=values | self._end(batch)):
             rejected = msgspec.structs.replace(batch, problems=problems, problem_count=count)
             self._note_end(rejected, State.FAILED, batch.counts)
 

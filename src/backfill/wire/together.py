@@ -12,6 +12,7 @@ from backfill.batch import Batch, BatchProblem, Counts, File, FileStatus, Outcom
 from backfill.status import Waiting
 from backfill.wire.error_bodies import decode_error_body
 from backfill.wire.names import name_batch
+from backfill.wire.own_webhook import render_own_webhook
 from backfill.wire.reuse import render_reuse
 from backfill.wire.waiting import render_waiting
 
@@ -96,6 +97,7 @@ def render_batch(batch: Batch, counts: Counts, waiting: Waiting | None = None) -
         "completed_at": _render_time(batch.ended_at_ms) if batch.ended_at_ms is not None else None,
         "request_counts": {"total": counts.total, "completed": counts.answered, "failed": counts.failed},
         **render_reuse(counts),
+        **render_own_webhook(batch),
         **render_waiting(batch, waiting, _render_time),
     }
 

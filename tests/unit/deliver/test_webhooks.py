@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,9 +14,10 @@ from structlog.testing import capture_logs
 from backfill.app import Rooms
 from backfill.batch import Batch, Dialect, State
 from backfill.config import load_config
-from backfill.deliver import webhooks
+from backfill.deliver import ServerReceiver, webhooks
 from backfill.deliver.webhooks import WebhookSender
 from backfill.errors import InvalidConfig, StoreUnavailable
+from backfill.turns import Setbacks, setbacks
 from backfill.wire import openai, together
 from bench.null.process import NullEngine
 from tests.support.lines import request_line
@@ -149,11 +151,8 @@ async def test_without_an_address_nothing_is_due(engine: NullEngine, tmp_path: P
 def test_waits_grow_up_to_a_limit() -> None:
     settings = load_config(environment={}, overrides={"webhooks": {"url": "http://a", "secret": SECRET}}).webhooks
 
-    class NoTurns:
-        def subscribe(self) -> None:
-            return None
-
-    sender = WebhookSender(NoTurns(), settings)  # type: ignore[arg-type]
+    announcements: Any = SimpleNamespace(kind="webhook")
+    sender = WebhookSender(announcements, ServerReceiver(settings), settings, Setbacks())
     middles = [min(5 * 4**number, 43_200) for number in range(9)]
     waits = [sender._find_wait(tries) for tries in range(1, 10)]
     assert all(0.75 * middle <= wait <= 1.25 * middle for middle, wait in zip(middles, waits, strict=True))
@@ -179,18 +178,19 @@ def test_settings_that_will_not_do(settings: dict[str, str], said: str) -> None:
 async def test_while_it_cannot_be_noted_down_it_is_not_sent_again(
     engine: NullEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(webhooks, "_TICK_S", 0.01)
+    monkeypatch.setattr(setbacks, "_PAUSE_S", 0.01)
     with WebhookReceiver() as receiver:
         async with open_with(engine, tmp_path, receiver.url) as rooms:
             failures = iter(range(3))
-            note = rooms.turns.note_announcement
+            announcements = rooms.webhooks._announcements
+            note = announcements.note
 
             async def fail_first(batch: Batch, again_in_s: float | None) -> None:
                 if next(failures, None) is not None:
                     raise StoreUnavailable("The metadata database cannot be written: it is full.")
                 await note(batch, again_in_s)
 
-            monkeypatch.setattr(rooms.turns, "note_announcement", fail_first)
+            monkeypatch.setattr(announcements, "note", fail_first)
             ended = await wait_for_batch(rooms, (await create_batch(rooms, request_line(1))).id)
             batch = await wait_until_done(rooms, ended.id)
             assert next(failures, None) is None

@@ -12,8 +12,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from backfill.media import MediaLibrary, MediaRefused, MediaUnavailable
-from backfill.media.addresses import AddressRules
 from backfill.media.links import parse_link
+from backfill.network import AddressRules
 from bench.media.hostile import try_references
 from bench.media.hostile_names import leading
 from bench.media.hostile_server import Asked, HostileServer, respond

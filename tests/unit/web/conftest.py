@@ -9,7 +9,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from backfill.accounts import Keys, UsageBook
+from backfill.accounts import Keys, UsageBook, WebhookSecrets
 from backfill.batch import Batch, Standing
 from backfill.catalogue import Catalogue
 from backfill.config import Config, load_config
@@ -91,6 +91,7 @@ async def make_api(tmp_path: Path) -> AsyncIterator[MakeApi]:
         stored_keys = ApiKeys.open(metadata.database, tmp_path)
         intake = Intake(blobs, metadata, config.limits, media=config.media)
         wired = Services(
+            find_webhook_secret=WebhookSecrets(metadata).find,
             config=config,
             blobs=blobs,
             metadata=metadata,

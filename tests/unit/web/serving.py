@@ -4,6 +4,7 @@ from typing import Any
 
 from fastapi import FastAPI
 
+from backfill.accounts import WebhookSecrets
 from backfill.app import Rooms
 from backfill.web.api import Services, create_app
 
@@ -13,6 +14,7 @@ __all__ = ["serve"]
 def serve(rooms: Rooms, **others: Any) -> tuple[FastAPI, Services]:
     """The application, and what it was given."""
     services = Services(
+        find_webhook_secret=WebhookSecrets(rooms.metadata).find,
         config=rooms.config,
         blobs=rooms.blobs,
         metadata=rooms.metadata,

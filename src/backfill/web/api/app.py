@@ -22,6 +22,7 @@ from backfill.web.api import (
     service,
     uploads,
     usage,
+    webhooks,
 )
 from backfill.web.api.boundary import Boundary
 from backfill.web.api.compression import RequestDecoding
@@ -50,6 +51,7 @@ _PARTS = (
     admin_keys,
     gc,
     usage,
+    webhooks,
     organization,
 )
 

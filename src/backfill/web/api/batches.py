@@ -35,6 +35,7 @@ from backfill.web.api.services import Services, ServicesOf
 from backfill.wire import parse_window
 from backfill.wire.forecast import warn_of_lateness
 from backfill.wire.openai import render_list
+from backfill.wire.own_webhook import show_webhook_url
 
 __all__ = ["CreateBatch", "answer_created", "router"]
 
@@ -44,6 +45,8 @@ WHOLE_LIST_MAX = 10_000
 PAGE_MAX = 100
 _PRIORITY_MAX = 2**31 - 1
 _METADATA_PAIRS_MAX = 16
+# For clients that can send no other member.
+_WEBHOOK_KEY = "webhook_url"
 
 router = APIRouter()
 
@@ -90,6 +93,7 @@ class CreateBatch(BaseModel):
     output_expires_after: _ExpiresAfter | None = None
     name: BatchName | None = None
     on_invalid_lines: OnInvalidLines | None = None
+    webhook_url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
 
 
 @router.post("/v1/batches")
@@ -226,6 +230,7 @@ async def _create(request: Request, services: Services, caller: Caller, order: _
         own_limits = find_limits(services.intake, caller)
         asked, keeps = (dialect, endpoint), (window_ms, keep_s)
         file = await order.inline.seal(services.intake, own_limits, caller.owner, asked, keeps)
+    webhook_url, metadata = _find_webhook(wanted)
     made: Batch | None = None
     try:
         made = await services.turns.create(
@@ -238,12 +243,13 @@ async def _create(request: Request, services: Services, caller: Caller, order: _
                 completion_window=wanted.completion_window,
                 model_id=wanted.model_id,
                 priority=wanted.priority or 0,
-                metadata=wanted.metadata,
+                metadata=metadata,
                 dialect=dialect,
                 output_expires_after_s=keep_s,
                 attempt=order.attempt,
                 name=find_name(wanted.name, wanted.metadata),
                 skips_invalid_lines=skips_invalid_lines,
+                own_webhook_url=webhook_url,
             )
         )
     except NotFound as error:
@@ -261,6 +267,15 @@ async def _find_file(services: Services, file_id: str, owner: str) -> File:
         return await services.metadata.get_file(file_id, owner)
     except NotFound as error:
         raise NotFound(error.message, param="input_file_id") from None
+
+
+def _find_webhook(wanted: CreateBatch) -> tuple[str | None, dict[str, str] | None]:
+    """The batch's own address, and its metadata, which may name that but are shown to whoever sees the batch."""
+    metadata = wanted.metadata
+    if metadata is None or not metadata.get(_WEBHOOK_KEY):
+        return wanted.webhook_url, metadata
+    named = metadata[_WEBHOOK_KEY]
+    return wanted.webhook_url or named, metadata | {_WEBHOOK_KEY: show_webhook_url(named)}
 
 
 async def _render(request: Request, services: Services, batch: Batch, dialect: Dialect | None = None) -> dict[str, Any]:

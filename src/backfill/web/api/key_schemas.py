@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["AdminKey", "AdminKeyCreated", "AdminKeyDeleted", "AdminKeyPage"]
+__all__ = ["AdminKey", "AdminKeyCreated", "AdminKeyDeleted", "AdminKeyPage", "WebhookSecret"]
 
 _Seconds = Annotated[int, Field(description="Unix time in seconds.")]
 _Limit = Annotated[int | None, Field(gt=0, description="Null: the server's own.")]
@@ -69,3 +69,10 @@ class AdminKeyPage(_Answer):
     first_id: str | None
     last_id: str | None
     has_more: bool
+
+
+class WebhookSecret(_Answer):
+    """With what messages to the own addresses of batches are signed."""
+
+    object: Literal["webhook.secret"]
+    secret: Annotated[str, Field(pattern="^whsec_")]

@@ -19,7 +19,7 @@ _ALIAS = re.compile(
     (?:/v1){0,2}                                      # no root, one, or two
     (?:/v3(?=/whoami$)|/v2(?=/supported-models))?     # what has only ever had another
     (?P<resource>/(?:
-        files|uploads|batches|models|supported-models|estimates|engines|whoami|usage|organization|gc
+        files|uploads|batches|models|supported-models|estimates|engines|whoami|usage|organization|gc|webhooks
         |chat|completions|embeddings|responses
     )(?:/.*)?)
     """,

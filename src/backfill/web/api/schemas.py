@@ -206,6 +206,7 @@ class TogetherBatch(_Answer):
     error: str | None
     completed_at: _Time | None
     request_counts: _RequestCounts
+    webhook_url: str | None = None
     waiting: _TogetherWaiting | None = None
     estimated_completion_at: _Time | None = None
     cost: Cost | None = None
@@ -275,6 +276,7 @@ class OpenAIBatch(_Answer):
     request_counts: _RequestCounts
     usage: _Usage
     metadata: dict[str, str] | None
+    webhook_url: str | None = None
     waiting: _OpenAIWaiting | None = None
     estimated_completion_at: _Seconds | None = None
     warning: Annotated[str | None, Field(description="Of a create: why its window will probably not do.")] = None

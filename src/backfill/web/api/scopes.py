@@ -44,6 +44,7 @@ SCOPES: dict[tuple[str, str], frozenset[Scope]] = {
     ("GET", "/v1/batches/{batch_id}/results"): LOOK,
     ("GET", "/v1/batches/{batch_id}/failures"): LOOK,
     ("POST", "/v1/batches/{batch_id}/retry"): WORK,
+    ("GET", "/v1/webhooks/secret"): WORK,
     ("GET", "/v1/usage"): LOOK,
     ("GET", "/v1/organization/usage/completions"): LOOK,
     ("GET", "/v1/organization/usage/embeddings"): LOOK,

@@ -49,6 +49,8 @@ class Services:
     list_replicas: Callable[[], Sequence[ReplicaStatus]]
     collect: Callable[..., Awaitable[list[Leftover]]]
     """Removes what is over, or with `is_trial` only finds it."""
+    find_webhook_secret: Callable[[str], Awaitable[str]]
+    """With what messages to the own addresses of an owner's batches are signed."""
     signing_key: bytes
     """For the signed upload addresses; the same in every process that shares the metadata."""
     is_shared: bool = False
