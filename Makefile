@@ -35,7 +35,7 @@ test: setup ## the tests, but for the slow ones; those in a browser only where t
 		then $(BIN)/python -m pytest -q tests/browser; \
 		else echo "left out: the tests in a browser, since there is no Chromium; make test-browser installs one"; fi
 
-test-scale: setup ## what several workers share: the same tests on PostgreSQL, which is started for it
+test-scale: setup ## what several workers share: the same tests on PostgreSQL and on an S3 server, which are started for it
 	@$(BIN)/python -m pytest -q -m "scale and not slow" --ignore tests/browser $(SIDE_BY_SIDE)
 
 test-all: test test-scale ## all tests

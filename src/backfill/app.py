@@ -39,13 +39,13 @@ from backfill.store import (
     DataSize,
     FolderLock,
     Leases,
-    LocalBlobs,
     Metadata,
     Reservations,
     UsageRecords,
     Workers,
     choose_driver,
     close_to_others,
+    open_blobs,
     read_place,
 )
 from backfill.turns import Company, Duties, Neighbours, Turns
@@ -164,8 +164,9 @@ async def _open_store(config: Config, stack: AsyncExitStack, *, shares: bool) ->
     lock = await asyncio.to_thread(FolderLock, config.data_dir, shares=shares)
     stack.callback(lock.release)
     await _close_to_others(config.data_dir)
-    blobs = LocalBlobs(config.data_dir / "blobs")
-    metadata = await _open_metadata(config, stack, is_shared=not lock.is_alone)
+    blobs = await asyncio.to_thread(open_blobs, config.store, config.data_dir)
+    stack.callback(blobs.close)
+    metadata = await _open_metadata(config, stack, blobs, is_shared=not lock.is_alone)
     stored_keys = ApiKeys.open(metadata.database, config.data_dir)
     stack.callback(stored_keys.close)
     if lock.is_alone:
@@ -191,9 +192,9 @@ def _make_fleet(config: Config, catalogue: Catalogue, role: Role) -> Fleet:
     return Fleet.from_config(manned, catalogue.resolve)
 
 
-async def _open_metadata(config: Config, stack: AsyncExitStack, *, is_shared: bool) -> Metadata:
+async def _open_metadata(config: Config, stack: AsyncExitStack, blobs: Blobs, *, is_shared: bool) -> Metadata:
     driver = choose_driver(config.store, config.data_dir)
-    await asyncio.to_thread(check_database, config.data_dir, driver)
+    await asyncio.to_thread(check_database, config.data_dir, driver, blobs)
     metadata = await Metadata.open(driver, is_shared=is_shared)
     stack.push_async_callback(metadata.close)
     return metadata
@@ -227,7 +228,8 @@ def _open_neighbours(config: Config, stack: AsyncExitStack) -> Neighbours:
 
 
 async def _open_intake(config: Config, blobs: Blobs, metadata: Metadata, duties: Duties) -> Intake:
-    data_size = DataSize(config.data_dir, config.retention.data_size_bytes)
+    far = None if blobs.is_near else functools.partial(blobs.measure, "")
+    data_size = DataSize(config.data_dir, config.retention.data_size_bytes, far)
     if data_size.limit_bytes:
         await asyncio.to_thread(data_size.measure)
     return Intake(blobs, metadata, config.limits, data_size, config.media, duties)

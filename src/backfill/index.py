@@ -8,7 +8,7 @@ a body: it says where the body lies. Stored beside the file as
 with every number little-endian, so that an index can be read by another machine than the one that wrote it. The
 magic says which columns there are: an index of before the prefix hashes is read as one of prompts that share nothing,
 one of before the shapes as one of lines of which each will do, and shapes of before pictures and clips as those of
-lines that may name one.
+lines that may name one. Up to the fourth form lines that are no requests had no row.
 """
 
 import struct
@@ -19,7 +19,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from backfill.batch import BatchProblem, Reservation
+from backfill.batch import ENDPOINTS, BatchProblem, Reservation
 from backfill.errors import StoreCorrupt
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "MODELS_KEPT",
     "NEEDS_KEPT",
     "OTHER_MODELS",
+    "OTHER_TARGET",
     "PREFIX_LEVELS",
     "PREFIX_MARKS",
     "UNKNOWN_SHAPE",
@@ -36,6 +37,7 @@ __all__ = [
     "LineIndex",
     "LineKind",
     "Survey",
+    "Target",
     "sum_needs",
 ]
 
@@ -47,6 +49,10 @@ NEEDS_KEPT = 100
 """Models of one file whose tokens are told apart: those that need the most."""
 OTHER_MODELS = "*"
 """All further models of a file together, under the name that they have in the settings too."""
+Target = tuple[str | None, str | None]
+"""A line's own `method` and `url`."""
+OTHER_TARGET: Target = ("POST", "(one of very many)")
+"""Of lines whose own target was not kept, since there are too many of them in the file."""
 PREFIX_LEVELS = 8
 PREFIX_MARKS = tuple(256 << level for level in range(PREFIX_LEVELS))
 """How many beginnings of a prompt are hashed; each is twice as long as the one before."""
@@ -68,13 +74,15 @@ _SECOND_COLUMNS = _FIRST_COLUMNS | {
     "prefix_hashes": ("I", PREFIX_LEVELS),
     "body_digests": ("Q", 1),
 }
-_COLUMNS = _SECOND_COLUMNS | {"shapes": ("B", 1)}
+_THIRD_COLUMNS = _SECOND_COLUMNS | {"shapes": ("B", 1)}
+_COLUMNS = _THIRD_COLUMNS | {"targets": ("B", 1)}
 _THIRD_MAGIC = b"BFINDEX3"
-_MAGIC = b"BFINDEX4"
+_MAGIC = b"BFINDEX5"
 _STORED_COLUMNS = {
     b"BFINDEX1": _FIRST_COLUMNS,
     b"BFINDEX2": _SECOND_COLUMNS,
-    _THIRD_MAGIC: _COLUMNS,
+    _THIRD_MAGIC: _THIRD_COLUMNS,
+    b"BFINDEX4": _THIRD_COLUMNS,
     _MAGIC: _COLUMNS,
 }
 # Shapes of the third form had three bits for members, and above a fourth the number of a fault.
@@ -85,15 +93,19 @@ _ABSENT_NUMBERS = {
     "prefix_hashes": 0,
     "body_digests": 0,
     "shapes": UNKNOWN_SHAPE,
+    "targets": 0,
 }
 
 # A line in the making: one call packs all its numbers, where a column each would take a call each. Padded to 8 bytes,
 # so that the rows can be read as u32 and as u64 numbers, and a column is every so many of them.
-_ROW = struct.Struct(f"=QQIIIII{PREFIX_LEVELS}IB3x")
+_ROW = struct.Struct(f"=QQIIIII{PREFIX_LEVELS}IBB2x")
 _pack_row = _ROW.pack
 _ROW_COLUMNS_U64 = ("body_offsets", "body_digests")
 _ROW_COLUMNS_U32 = ("body_lengths", "models", "token_estimates", "custom_id_ends", "answer_tokens")
-_ROW_SHAPE = _ROW.size - 4
+_ROW_SHAPE, _ROW_TARGET = _ROW.size - 4, _ROW.size - 3
+# So many targets are told apart beside those of the known endpoints, and all fit a byte.
+_ODD_TARGETS_KEPT = 200
+_METHODS = ("POST", "FILE")
 
 
 class EndpointSurvey(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -186,6 +198,7 @@ class _Header(msgspec.Struct, frozen=True):
     lines: int
     model_names: tuple[str | None, ...]
     custom_ids_size_bytes: int
+    target_names: tuple[Target, ...] = (OTHER_TARGET,)
 
 
 class LineIndex:
@@ -197,6 +210,8 @@ class LineIndex:
         columns: dict[str, "array[int]"],
         model_names: Sequence[str | None],
         custom_ids: bytes,
+        target_names: Sequence[Target] = (OTHER_TARGET,),
+        has_every_line: bool = True,
     ) -> None:
         self.body_offsets = columns["body_offsets"]
         self.body_lengths = columns["body_lengths"]
@@ -215,8 +230,14 @@ class LineIndex:
         """Hash of the body's bytes if it asks for the same answer each time, else 0; for proof, compare the bytes."""
         self.shapes = columns["shapes"]
         """What decides to which endpoints each request can go: `wire.line_shape`."""
+        self.targets = columns["targets"]
+        """Position in `target_names`."""
         self.model_names = tuple(model_names)
         """None stands for a line that names no model."""
+        self.target_names = tuple(target_names)
+        """What lines say themselves of where they go, which one dialect demands and the other lets pass."""
+        self.has_every_line = has_every_line
+        """Whether lines that are no requests have a row, and each its own target; else it is of before that."""
         self._custom_id_ends = columns["custom_id_ends"]
         self._custom_ids = custom_ids
 
@@ -224,13 +245,13 @@ class LineIndex:
         return len(self.body_offsets)
 
     def custom_id_json(self, line: int) -> bytes:
-        """The line's custom id as a JSON string, quotes included."""
+        """The line's custom id as a JSON string, quotes included; null for a line that has none."""
         start = self._custom_id_ends[line - 1] if line else 0
         return self._custom_ids[start : self._custom_id_ends[line]]
 
     def encode(self) -> bytes:
         """The whole index as the bytes that `decode` reads."""
-        header = msgspec.json.encode(_Header(len(self), self.model_names, len(self._custom_ids)))
+        header = msgspec.json.encode(_Header(len(self), self.model_names, len(self._custom_ids), self.target_names))
         parts = [_MAGIC, len(header).to_bytes(4, "little"), header]
         columns = {
             "body_offsets": self.body_offsets,
@@ -242,6 +263,7 @@ class LineIndex:
             "prefix_hashes": self.prefix_hashes,
             "body_digests": self.body_digests,
             "shapes": self.shapes,
+            "targets": self.targets,
         }
         parts += [_to_little_endian(columns[name]) for name in _COLUMNS]
         parts.append(self._custom_ids)
@@ -272,7 +294,13 @@ class LineIndex:
         if data[:8] == _THIRD_MAGIC:
             columns["shapes"] = array("B", columns["shapes"].tobytes().translate(_THIRD_SHAPES))
         custom_ids = bytes(content[position : position + header.custom_ids_size_bytes])
-        return cls(columns=columns, model_names=header.model_names, custom_ids=custom_ids)
+        return cls(
+            columns=columns,
+            model_names=header.model_names,
+            custom_ids=custom_ids,
+            target_names=header.target_names,
+            has_every_line="targets" in stored,
+        )
 
 
 class IndexBuilder:
@@ -281,9 +309,10 @@ class IndexBuilder:
     def __init__(self) -> None:
         self._rows = bytearray()
         self._models: dict[str | None, int] = {}
+        self._targets: dict[Target, int] = {OTHER_TARGET: 0}
         self._custom_ids = bytearray()
 
-    def add(self, line_offset: int, line: LineFacts, custom_id_json: bytes) -> None:
+    def add(self, line_offset: int, line: LineFacts, custom_id_json: bytes, target: Target = (None, None)) -> None:
         """Append the next line; `line_offset` is where it begins, in bytes from the start of the file."""
         self._custom_ids += custom_id_json
         self._rows += _pack_row(
@@ -296,7 +325,15 @@ class IndexBuilder:
             line.answer_tokens,
             *line.prefix_hashes,
             line.shape,
+            self._targets[target] if target in self._targets else self._add_target(target),
         )
+
+    def _add_target(self, target: Target) -> int:
+        method, url = target
+        is_known = method in _METHODS and (url in ENDPOINTS or f"/v1{url}" in ENDPOINTS)
+        if not is_known and len(self._targets) > _ODD_TARGETS_KEPT:
+            return 0
+        return self._targets.setdefault(target, len(self._targets))
 
     @property
     def model_names(self) -> tuple[str | None, ...]:
@@ -312,7 +349,13 @@ class IndexBuilder:
             columns |= {name: numbers[typecode][skipped + place :: per_row] for place, name in enumerate(names)}
         columns["prefix_hashes"] = self._gather_prefix_hashes(numbers["I"])
         columns["shapes"] = array("B", self._rows[_ROW_SHAPE :: _ROW.size])
-        return LineIndex(columns=columns, model_names=tuple(self._models), custom_ids=bytes(self._custom_ids))
+        columns["targets"] = array("B", self._rows[_ROW_TARGET :: _ROW.size])
+        return LineIndex(
+            columns=columns,
+            model_names=tuple(self._models),
+            custom_ids=bytes(self._custom_ids),
+            target_names=tuple(self._targets),
+        )
 
     @staticmethod
     def _gather_prefix_hashes(numbers: "array[int]") -> "array[int]":

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from backfill.batch import ENDPOINTS
 from backfill.errors import StoreCorrupt
-from backfill.index import PREFIX_LEVELS, UNKNOWN_SHAPE, IndexBuilder, LineFacts, LineIndex
+from backfill.index import OTHER_TARGET, PREFIX_LEVELS, UNKNOWN_SHAPE, IndexBuilder, LineFacts, LineIndex
 from backfill.wire import HAS_FILE, HAS_MEDIA, Fault, find_request_problem, read_fault
 
 U32 = st.integers(0, 2**32 - 1)
@@ -72,7 +72,7 @@ def test_an_index_of_before_the_prefix_hashes_is_read_as_one_that_shares_nothing
     assert list(index.answer_tokens) == [256, 256]
     assert list(index.prefix_hashes) == [0] * 2 * PREFIX_LEVELS
     assert list(index.body_digests) == [0, 0]
-    assert index.encode()[:8] == b"BFINDEX4"
+    assert index.encode()[:8] == b"BFINDEX5"
 
 
 @pytest.mark.parametrize(("magic", "columns"), [(b"BFINDEX1", FIRST_COLUMNS), (b"BFINDEX2", SECOND_COLUMNS)])
@@ -98,6 +98,23 @@ def test_a_shape_of_before_pictures_and_clips_may_have_whatever_was_not_noted() 
             assert shape & HAS_MEDIA
             assert shape & HAS_FILE
         assert LineIndex.decode(index.encode()).shapes == index.shapes
+
+
+def test_an_index_of_before_invalid_lines_were_in_it_says_so() -> None:
+    index = LineIndex.decode(store(b"BFINDEX4", [*SECOND_COLUMNS, (1, (0x01, 0x81))]))
+    assert not index.has_every_line
+    assert list(index.shapes) == [0x01, 0x81]
+    assert [index.target_names[number] for number in index.targets] == [OTHER_TARGET] * 2
+
+
+def test_the_targets_of_lines_are_read_back() -> None:
+    builder = IndexBuilder()
+    targets: list[tuple[str | None, str | None]] = [("POST", "/v1/a"), (None, None), ("POST", "/v1/a"), (None, "b")]
+    for number, target in enumerate(targets):
+        builder.add(1000 * number, ROW, b'"%d"' % number, target)
+    index = LineIndex.decode(builder.build().encode())
+    assert [index.target_names[number] for number in index.targets] == targets
+    assert index.has_every_line
 
 
 @pytest.mark.parametrize("position", [0, 7, 10, 30, -6, -1])

@@ -10,7 +10,7 @@ from backfill.cli.console import emit, say, write_out
 from backfill.cli.engine_table import draw_engines
 from backfill.cli.failures import ALL_ANSWERED, INTERRUPTED, SOME_FAILED, UNUSABLE, end_on_error
 from backfill.cli.following import count_lines, follow_progress, follow_results, name_expected, name_status
-from backfill.cli.options import AsJson, Endpoint
+from backfill.cli.options import AsJson, Endpoint, SkipInvalidLines
 from backfill.cli.progress import ProgressDisplay
 from backfill.cli.remote import RemoteServer
 from backfill.cli.results import name_errors_file
@@ -41,6 +41,7 @@ def submit(  # noqa: PLR0913 - an option each
     model_id: Annotated[str | None, typer.Option(metavar="NAME", help="Model of requests that name none.")] = None,
     window: Annotated[str | None, typer.Option(metavar="TIME", help='How long it may take, such as "24h".')] = None,
     name: Annotated[str | None, typer.Option(metavar="TEXT", help="What to call the batch, in lists.")] = None,
+    on_invalid_lines: SkipInvalidLines = None,
     url: Url = None,
     api_key_env: KeyVariable = None,
     wait: Annotated[bool, typer.Option("--wait", help="Go on as `backfill watch` does.")] = False,
@@ -62,6 +63,7 @@ def submit(  # noqa: PLR0913 - an option each
                     model_id=model_id,
                     completion_window=window,
                     name=name,
+                    on_invalid_lines=on_invalid_lines,
                 )
 
             batch, warning = ask_server(work, url, api_key_env, as_json=as_json)

@@ -11,10 +11,11 @@ from backfill.batch import BatchProblem, Dialect, fit_to_endpoint
 from backfill.cli.console import emit, say, write_out
 from backfill.cli.failures import SOME_FAILED, UNUSABLE, end_on_error
 from backfill.cli.media_check import MediaReport, fetch_media, inspect_media_of
-from backfill.cli.options import AsJson, ConfigFile, Endpoint
+from backfill.cli.options import AsJson, ConfigFile, Endpoint, OnInvalidLines, SkipInvalidLines
 from backfill.config import LimitsConfig, MediaConfig, load_config
 from backfill.errors import InvalidInput
 from backfill.index import EndpointSurvey, LineIndex, Survey
+from backfill.inflation import Unpacker
 from backfill.intake import LineScanner
 from backfill.turns import Verdict, check_endpoint, judge
 
@@ -42,6 +43,7 @@ def check(  # noqa: PLR0913 - an option each
     dialect: Annotated[
         Dialect, typer.Option(help="Whose API the file is for; OpenAI's demands method and url in each line.")
     ] = Dialect.TOGETHER,
+    on_invalid_lines: SkipInvalidLines = None,
     config_file: ConfigFile = None,
     *,
     fetch: Annotated[
@@ -54,7 +56,9 @@ def check(  # noqa: PLR0913 - an option each
         config = load_config(config_file)
         limits = config.limits
         endpoint = check_endpoint(endpoint, config.listed_endpoints)
-        report, index = scan_file(input_path, endpoint, model_id, limits.custom_id_length, dialect)
+        skips = OnInvalidLines(on_invalid_lines or limits.on_invalid_lines) is OnInvalidLines.ERROR_FILE
+        length = limits.custom_id_length
+        report, index = scan_file(input_path, endpoint, model_id, length, dialect, skips_invalid_lines=skips)
         if input_path != _STDIN:
             report = _look_at_media(report, input_path, endpoint, index, config.media if fetch else None)
         elif fetch:
@@ -79,9 +83,11 @@ def inspect_file(
     model_id: str | None,
     custom_id_length: int,
     dialect: Dialect = Dialect.TOGETHER,
+    *,
+    skips_invalid_lines: bool = False,
 ) -> Report:
     """Read a file once and judge each of its lines; raises InvalidInput if it cannot be read."""
-    return scan_file(path, endpoint, model_id, custom_id_length, dialect)[0]
+    return scan_file(path, endpoint, model_id, custom_id_length, dialect, skips_invalid_lines=skips_invalid_lines)[0]
 
 
 def scan_file(
@@ -90,6 +96,8 @@ def scan_file(
     model_id: str | None,
     custom_id_length: int,
     dialect: Dialect = Dialect.TOGETHER,
+    *,
+    skips_invalid_lines: bool = False,
 ) -> tuple[Report, LineIndex]:
     """The same, with the index of the lines."""
     scanner = LineScanner(lines_limit=sys.maxsize, custom_id_length=custom_id_length, problems_kept=sys.maxsize)
@@ -98,7 +106,8 @@ def scan_file(
         size_bytes += len(piece)
         scanner.feed(piece)
     index, survey = scanner.finish()
-    return Report(survey, judge(survey, endpoint, model_id, dialect, sys.maxsize), size_bytes), index
+    verdict = judge(survey, endpoint, model_id, dialect, sys.maxsize, skips_invalid_lines=skips_invalid_lines)
+    return Report(survey, verdict, size_bytes), index
 
 
 def _look_at_media(report: Report, path: Path, endpoint: str, index: LineIndex, config: MediaConfig | None) -> Report:
@@ -125,9 +134,11 @@ def name_problem(name: str, problem: BatchProblem, label: str = "") -> str:
 
 def _read_pieces(path: Path) -> Iterator[bytes]:
     try:
+        unpacker = Unpacker()
         with sys.stdin.buffer if path == _STDIN else path.open("rb") as file:
             while piece := file.read(_PIECE_BYTES):
-                yield piece
+                yield from unpacker.feed(piece)
+        yield from unpacker.finish()
     except OSError as error:
         message = f"The input file {path} cannot be read: {error.strerror}."
         raise InvalidInput(message, param="input") from None

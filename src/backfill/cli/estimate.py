@@ -11,7 +11,7 @@ from backfill.cli.check import Report, scan_file
 from backfill.cli.connection import KeyVariable, ask_server
 from backfill.cli.console import emit, name_duration, say, write_out
 from backfill.cli.failures import UNUSABLE, end_on_error
-from backfill.cli.options import AsJson, ConfigFile, Endpoint
+from backfill.cli.options import AsJson, ConfigFile, Endpoint, OnInvalidLines
 from backfill.cli.usage_table import name_amount
 from backfill.config import load_config
 from backfill.index import LineIndex
@@ -40,7 +40,9 @@ def estimate(  # noqa: PLR0913 - an option each
     with end_on_error(as_json=as_json):
         config = load_config(config_file)
         endpoint = check_endpoint(endpoint, config.listed_endpoints)
-        report, index = scan_file(input_path, endpoint, model_id, config.limits.custom_id_length)
+        skips = OnInvalidLines(config.limits.on_invalid_lines) is OnInvalidLines.ERROR_FILE
+        length = config.limits.custom_id_length
+        report, index = scan_file(input_path, endpoint, model_id, length, skips_invalid_lines=skips)
         needs = _reserve(index, model_id)
         reserved = {model: fit_to_endpoint(need, endpoint) for model, need in needs.items()}
         catalogue = Catalogue.load(config.catalogue.file, config.catalogue.models)

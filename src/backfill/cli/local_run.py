@@ -26,6 +26,7 @@ from backfill.cli.progress import ProgressDisplay
 from backfill.config import Config
 from backfill.errors import Conflict, InvalidInput, RowsLost, StoreBusy
 from backfill.index import Survey
+from backfill.inflation import open_unpacked
 from backfill.intake import new_file_id
 from backfill.local import LOCAL_OWNER, Stop, discard_state, find_state, name_busy, replacing
 from backfill.store import Blobs, content_key
@@ -47,6 +48,8 @@ class Job:
     endpoint: str
     model_id: str | None = None
     """Model of requests that name none."""
+    skips_invalid_lines: bool = False
+    """Whether lines that are no requests fail by themselves."""
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,11 @@ async def _run(
         if file is None:
             return Interrupted()
         survey = msgspec.json.decode(file.survey, type=Survey)
-        verdict = judge(survey, job.endpoint, job.model_id)
+        verdict = judge(survey, job.endpoint, job.model_id, skips_invalid_lines=job.skips_invalid_lines)
         if verdict.fails:
             return Rejected(verdict.reasons.problems)
-        batch = await rooms.turns.create(BatchRequest(LOCAL_OWNER, job.endpoint, file.id, model_id=job.model_id))
+        wanted = BatchRequest(LOCAL_OWNER, job.endpoint, file.id, model_id=job.model_id)
+        batch = await rooms.turns.create(wanted._replace(skips_invalid_lines=job.skips_invalid_lines))
     began = time.monotonic()
     before = await rooms.progress.count(batch)
     batch = await _work(rooms, batch, display, interruption)
@@ -242,9 +246,13 @@ def _copy(blobs: Blobs, file_id: str | None, sizes: dict[str, int], target: Path
 
 
 def _hash(path: Path) -> str:
+    """Of the requests, as the file holds them that was made of it."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        digest = hashlib.sha256()
+        with open_unpacked(path) as file:
+            while piece := file.read(_PIECE_BYTES):
+                digest.update(piece)
+        return digest.hexdigest()
     except OSError as error:
         raise _name_unreadable(path, error) from None
 

@@ -11,6 +11,7 @@ from backfill.batch import AUDIO_ENDPOINTS, BatchProblem
 from backfill.config import MediaConfig
 from backfill.errors import InvalidInput
 from backfill.index import LineIndex
+from backfill.inflation import open_unpacked
 from backfill.media_file import MediaKind, MediaReference
 from backfill.wire import (
     HAS_FILE,
@@ -121,7 +122,7 @@ def _read_naming_lines(path: Path, endpoint: str, index: LineIndex) -> Iterator[
     if not any(map(_may_name, set(index.shapes))):
         return
     try:
-        with path.open("rb") as file:
+        with open_unpacked(path) as file:
             for number, line in enumerate(file, 1):
                 found = _read(number, endpoint, line.removeprefix(_BYTE_ORDER_MARK).strip())
                 if found is not None:

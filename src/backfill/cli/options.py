@@ -1,6 +1,7 @@
 """Options that several commands have in common."""
 
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +9,32 @@ import typer
 
 from backfill.errors import InvalidInput
 
-__all__ = ["AsJson", "ConfigFile", "Deterministic", "Endpoint", "InputFile", "read_key"]
+__all__ = [
+    "AsJson",
+    "ConfigFile",
+    "Deterministic",
+    "Endpoint",
+    "InputFile",
+    "OnInvalidLines",
+    "SkipInvalidLines",
+    "read_key",
+]
+
+
+class OnInvalidLines(StrEnum):
+    """What becomes of lines that are no requests: all fails, or only they."""
+
+    FAIL = "fail"
+    ERROR_FILE = "error_file"
+
+
+SkipInvalidLines = Annotated[
+    OnInvalidLines | None,
+    typer.Option(
+        "--on-invalid-lines",
+        help="Whether a line that is no request fails all (the default), or goes to the error file and the rest runs.",
+    ),
+]
 
 InputFile = Annotated[Path, typer.Argument(metavar="INPUT.jsonl", help="Requests, one JSON object a line.")]
 Endpoint = Annotated[str, typer.Option(metavar="PATH", help="Where each request goes.")]

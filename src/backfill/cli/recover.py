@@ -30,7 +30,7 @@ def recover(
     with end_on_error(as_json=as_json):
         config = load_config(config_file, overrides={} if data_dir is None else {"data_dir": data_dir})
         driver = choose_driver(config.store, config.data_dir)
-        recovery = asyncio.run(recover_files(config.data_dir, driver, is_trial=dry_run))
+        recovery = asyncio.run(recover_files(config.data_dir, driver, config.store, is_trial=dry_run))
         if as_json:
             emit(_describe(recovery, is_trial=dry_run))
         else:

@@ -14,7 +14,15 @@ from backfill.cli.failures import ALL_ANSWERED, INTERRUPTED, SOME_FAILED, UNUSAB
 from backfill.cli.local_run import Ended, Interrupted, Job, Rejected, run_job
 from backfill.cli.logs import configure_logs
 from backfill.cli.models import fetch_if_missing
-from backfill.cli.options import AsJson, ConfigFile, Deterministic, Endpoint, read_key
+from backfill.cli.options import (
+    AsJson,
+    ConfigFile,
+    Deterministic,
+    Endpoint,
+    OnInvalidLines,
+    SkipInvalidLines,
+    read_key,
+)
 from backfill.cli.progress import ProgressDisplay, describe_counts
 from backfill.cli.results import name_errors_file
 from backfill.cli.run_table import TableOrder, run_table
@@ -65,6 +73,7 @@ def run(  # noqa: PLR0913 - an option each
     ] = None,
     concurrency: Annotated[int | None, typer.Option(metavar="N", min=1, help="Requests in flight at most.")] = None,
     deterministic: Deterministic = False,
+    on_invalid_lines: SkipInvalidLines = None,
     config_file: ConfigFile = None,
     errors_path: Annotated[
         Path | None, typer.Option("--errors", metavar="FILE", dir_okay=False, help="Where failed requests go.")
@@ -87,16 +96,25 @@ def run(  # noqa: PLR0913 - an option each
         endpoint = table.choose_endpoint(check_endpoint(endpoint, config.listed_endpoints))
         config = limit_concurrency(config, concurrency)
         if is_of_rows:
-            if errors_path is not None:
-                raise InvalidInput("--errors is for requests; a table has a column for errors.", param="errors")
+            _refuse_requests_only(errors_path, on_invalid_lines)
             order = TableOrder(input_name, output_path, table, endpoint, model, force)
             code = run_table(order, lambda: _prepare_engines(config, endpoint, deterministic=deterministic), as_json)
             raise typer.Exit(code)
-        job = Job(Path(input_name), output_path, errors_path or name_errors_file(output_path), endpoint, model)
+        skips = OnInvalidLines(on_invalid_lines or config.limits.on_invalid_lines) is OnInvalidLines.ERROR_FILE
+        errors_path = errors_path or name_errors_file(output_path)
+        job = Job(Path(input_name), output_path, errors_path, endpoint, model, skips)
         config = _prepare(job, config, force=force, deterministic=deterministic)
         with ProgressDisplay(as_json=as_json) as display:
             ending = uvloop.run(run_job(job, config, display))
         raise typer.Exit(_report(ending, job, config, as_json=as_json))
+
+
+def _refuse_requests_only(errors_path: Path | None, on_invalid_lines: OnInvalidLines | None) -> None:
+    if errors_path is not None:
+        raise InvalidInput("--errors is for requests; a table has a column for errors.", param="errors")
+    if on_invalid_lines is not None:
+        message = "--on-invalid-lines is for requests; those of a table are made here."
+        raise InvalidInput(message, param="on_invalid_lines")
 
 
 def _configure(
@@ -171,8 +189,10 @@ def _report(ending: Ended | Interrupted | Rejected, job: Job, config: Config, *,
         case Rejected():
             # The batch kept the first few; the user gets them all.
             limit = config.limits.custom_id_length
-            found = inspect_file(job.input_path, job.endpoint, job.model_id, limit).verdict.reasons.problems
-            return _report_problems(found or ending.problems, job, as_json=as_json)
+            report = inspect_file(
+                job.input_path, job.endpoint, job.model_id, limit, skips_invalid_lines=job.skips_invalid_lines
+            )
+            return _report_problems(report.verdict.reasons.problems or ending.problems, job, as_json=as_json)
 
 
 def _report_problems(problems: tuple[BatchProblem, ...], job: Job, *, as_json: bool) -> int:

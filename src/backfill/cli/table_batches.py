@@ -14,6 +14,7 @@ from backfill.cli.remote import RemoteServer
 from backfill.cli.table_options import TableOptions
 from backfill.cli.tables import check_columns, join_table, open_named, tell_left_out, write_requests
 from backfill.errors import Conflict, InvalidInput
+from backfill.inflation import name_unpacked
 from backfill.local import check_target
 from backfill.tables import RequestBuilder, check_same_form, is_table
 
@@ -33,7 +34,7 @@ def file_of_requests(name: str, table: TableOptions, endpoint: str) -> Iterator[
     rows = open_named(name)
     check_columns(rows, builder)
     with tempfile.TemporaryDirectory(prefix="backfill-") as folder:
-        path = Path(folder) / f"{Path(name).stem}.jsonl"
+        path = Path(folder) / f"{Path(name_unpacked(name)).stem}.jsonl"
         with path.open("wb") as file:
             written, left_out = write_requests(rows, builder, file, table.limit)
         tell_left_out(left_out)

@@ -4,6 +4,7 @@ import base64
 import binascii
 import math
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
@@ -62,7 +63,11 @@ class LimitsConfig(Section):
 
     file_size_bytes: int = Field(100 * 1024 * 1024, gt=0)
     lines: int = Field(50_000, gt=0)
+    inline_size_bytes: int = Field(4 * 1024 * 1024, gt=0)
+    """Of a create call that has its requests in it."""
     custom_id_length: int = Field(64, gt=0)
+    on_invalid_lines: Literal["fail", "error_file"] = "fail"
+    """What becomes of lines that are no requests, where a batch does not say: they fail it, or only themselves."""
     enqueued_tokens: int = Field(30_000_000_000, gt=0)
     """Of one model that are still to be computed, in the batches of all owners together."""
     window_min_h: float = Field(0.25, gt=0)

@@ -2,7 +2,7 @@
 
 from urllib.parse import SplitResult, urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from backfill.config.sections import Section
 
@@ -19,6 +19,26 @@ class StoreConfig(Section):
     holds a password."""
     blobs: str = Field("", max_length=1024)
     """Files and journals: "s3://bucket/prefix"; empty: folders of the data directory."""
+    s3_endpoint: str = Field("", max_length=1024)
+    """Where the object store is, if it is not Amazon's; empty: as AWS_ENDPOINT_URL says."""
+    s3_region: str = ""
+    """Empty: as AWS_REGION says."""
+    s3_access_key_id: SecretStr | None = None
+    """None: as AWS_ACCESS_KEY_ID says, or the role of the machine."""
+    s3_secret_access_key: SecretStr | None = None
+    s3_session_token: SecretStr | None = None
+    s3_allow_http: bool = False
+    """Whether the endpoint may be http, on which everybody between can read."""
+    s3_cache_bytes: int = Field(2 * 1024**3, ge=0)
+    """How much of what batches read is kept on the local disk meanwhile."""
+
+    @model_validator(mode="after")
+    def _check_endpoint(self) -> "StoreConfig":
+        if self.s3_endpoint and _split(self.s3_endpoint) is None:
+            raise ValueError("s3_endpoint must be a URL")
+        if self.s3_endpoint.startswith("http://") and not self.s3_allow_http:
+            raise ValueError("an s3_endpoint that is http needs s3_allow_http")
+        return self
 
     # What is wrong is never told by the value itself: there may be a password in it.
 

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 
 from backfill.batch import BatchProblem, Outcome, Usage
+from backfill.dispatch.invalid_lines import InvalidLines
 from backfill.dispatch.lane import Lane
 from backfill.dispatch.media_lane import MediaLane
 from backfill.dispatch.refusal import render_refusal
@@ -103,6 +104,7 @@ class OpenTurn:
             if library is not None:
                 opened.media = TurnMedia.open(begun.index.shapes, library, turn.batch.id, turn.batch.owner)
             try:
+                await opened._refuse_invalid(begun.invalid)
                 await opened._refuse_unsendable(begun.unsendable)
                 groups = await opened._reuse_finished(begun.fold, begun.plan.groups)
                 await opened._route(groups, fleet)
@@ -328,6 +330,12 @@ class OpenTurn:
         message = f"Invalid model specified: {quote(model)}. {known}"
         body = render_refusal(BatchProblem("invalid_model", message, param="model"))
         await self._refuse(((line, body) for line in lines), status=404)
+
+    async def _refuse_invalid(self, invalid: InvalidLines) -> None:
+        """Record for lines that are no requests what is wrong with them, and where they stand."""
+        self._remaining += len(invalid.lines)
+        bodies = ((line, render_refusal(problem)) for line, problem in invalid.explain(self._source))
+        await self._refuse(bodies, status=400)
 
     async def _refuse_unsendable(self, unsendable: Sequence[Unsendable]) -> None:
         """Record for requests that are not planned what an engine would say to them."""

@@ -9,12 +9,15 @@ __all__ = ["render_failure", "render_refusal"]
 
 def render_refusal(problem: BatchProblem) -> bytes:
     """As an engine says it, whatever the dialect of the batch."""
-    error = {
+    error: dict[str, object] = {
         "message": problem.message,
         "type": "invalid_request_error",
         "param": problem.param,
         "code": problem.code,
     }
+    if problem.line is not None:
+        # Of a line that is no request nobody else can say which one it is.
+        error |= {"message": f"Line {problem.line}: {problem.message}", "line": problem.line}
     return msgspec.json.encode({"error": error})
 
 

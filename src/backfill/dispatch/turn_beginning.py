@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import structlog
 
 from backfill.batch import Outcome
+from backfill.dispatch.invalid_lines import InvalidLines, find_invalid_lines
 from backfill.dispatch.unsendable import Unsendable, find_unsendable
 from backfill.errors import StoreCorrupt
 from backfill.index import LineIndex
@@ -28,6 +29,7 @@ class Begun:
     index: LineIndex
     fold: Fold
     """What the journal says became of each line; for the caller to close."""
+    invalid: InvalidLines
     unsendable: Sequence[Unsendable]
     plan: Plan
     needs: dict[int, Need]
@@ -41,8 +43,11 @@ def begin_turn(blobs: Blobs, turn: Turn, *, reuse: bool) -> Begun:
     with ExitStack() as undo:
         index, fold = _recover(blobs, turn)
         undo.callback(fold.close)
-        unsendable = find_unsendable(index, fold.outcomes, batch)
         outcomes = bytearray(fold.outcomes)
+        invalid = find_invalid_lines(index, outcomes, batch)
+        for line in invalid.lines:
+            outcomes[line] = Outcome.REFUSED
+        unsendable = find_unsendable(index, outcomes, batch)
         for those in unsendable:
             for line in those.lines:
                 outcomes[line] = Outcome.REFUSED
@@ -50,7 +55,7 @@ def begin_turn(blobs: Blobs, turn: Turn, *, reuse: bool) -> Begun:
         source = undo.enter_context(blobs.open(content_key(batch.input_file_id)))
         segment = begin_segment(blobs, batch.id, turn.epoch, fold.fences, durably=turn.is_takeover)
         undo.pop_all()
-        return Begun(index, fold, unsendable, plan, sum_needs(index, plan), source, segment)
+        return Begun(index, fold, invalid, unsendable, plan, sum_needs(index, plan), source, segment)
 
 
 def _recover(blobs: Blobs, turn: Turn) -> tuple[LineIndex, Fold]:

@@ -1,6 +1,7 @@
 """What is over and can go, by the ages of the settings: found for whoever only wants to see it, and for removing it."""
 
 import asyncio
+from contextlib import ExitStack
 from typing import NamedTuple
 
 from backfill.config import Config, RetentionConfig
@@ -14,11 +15,11 @@ from backfill.store import (
     Aging,
     Blobs,
     FolderLock,
-    LocalBlobs,
     Metadata,
     choose_driver,
     file_prefix,
     journal_prefix,
+    open_blobs,
 )
 from backfill.turns import now_ms
 
@@ -67,12 +68,14 @@ async def collect(config: Config, *, is_trial: bool) -> list[Leftover]:
     if loss is not None:
         message = f"The database {driver.name} is {loss}."
         raise InvalidInput(message, param="data_dir")
-    lock = None if is_trial else FolderLock(config.data_dir)
-    try:
+    with ExitStack() as stack:
+        if not is_trial:
+            stack.callback(FolderLock(config.data_dir).release)
         metadata = await Metadata.open(driver)
         try:
             await check_place(config.data_dir, metadata)
-            blobs = LocalBlobs(config.data_dir / "blobs")
+            blobs = await asyncio.to_thread(open_blobs, config.store, config.data_dir)
+            stack.callback(blobs.close)
             intake = Intake(blobs, metadata, config.limits)
             found = await find_leftovers(intake, metadata, config.retention, config.quarantine_h)
             leftovers = [leftover for leftover in found if is_trial or await remove_leftover(intake, leftover)]
@@ -81,9 +84,6 @@ async def collect(config: Config, *, is_trial: bool) -> list[Leftover]:
             return leftovers
         finally:
             await metadata.close()
-    finally:
-        if lock is not None:
-            lock.release()
 
 
 async def find_leftovers(

@@ -8,6 +8,7 @@ from backfill.errors import Conflict
 from backfill.index import LineIndex
 from backfill.journal import Fold
 from backfill.store import Blobs, index_key
+from backfill.wire import is_request
 from backfill.wire.failures import Failure, FailureGroup, name_group, normalise, read_failed_line
 from backfill.wire.results import render_failure, render_rest
 
@@ -46,9 +47,9 @@ class _Growing:
         self.first_at_ms: int | None = None
         self.last_at_ms: int | None = None
 
-    def add(self, custom_id: str, at_ms: int | None) -> None:
+    def add(self, custom_id: str | None, at_ms: int | None) -> None:
         self.count += 1
-        if len(self.custom_ids) < _CUSTOM_IDS:
+        if custom_id is not None and len(self.custom_ids) < _CUSTOM_IDS:
             self.custom_ids.append(custom_id)
         if at_ms:
             self.first_at_ms = min(at_ms, self.first_at_ms or at_ms)
@@ -90,17 +91,20 @@ def group_failures(blobs: Blobs, batch: Batch) -> list[FailureGroup]:
 
 
 def find_failed_offsets(blobs: Blobs, batch: Batch, choice: FailureChoice) -> Iterator[int]:
-    """Where the bodies of the failed lines that are meant lie in the input, in order; raises as `group_failures`."""
+    """Where the bodies of the failed lines that are meant lie in the input, in order; raises as `group_failures`.
+
+    Lines that are no requests are left out: they would fail again, or be a second one of their custom id.
+    """
     if choice == ALL_FAILED:
         yield from _walk_offsets(blobs, batch)
         return
     for failure, offset, _ in _walk(blobs, batch):
-        if choice.takes(failure):
+        if offset is not None and choice.takes(failure):
             yield offset
 
 
-def _walk(blobs: Blobs, batch: Batch) -> Iterator[tuple[Failure, int, int | None]]:
-    """Each failed line: why, where its body lies in the input, and when it failed."""
+def _walk(blobs: Blobs, batch: Batch) -> Iterator[tuple[Failure, int | None, int | None]]:
+    """Each failed line: why, where its body lies in the input if it is a request, and when it failed."""
     index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))
     fold = Fold(blobs, batch.id, len(index), keeps_times=True)
     try:
@@ -116,7 +120,8 @@ def _walk(blobs: Blobs, batch: Batch) -> Iterator[tuple[Failure, int, int | None
                 body = fold.read_body(entry)
                 rendered = render_failure(batch, line, custom_id, entry.outcome, entry.status, body)
             at_ms = fold.finished_at_ms[line] if fold.finished_at_ms else None
-            yield read_failed_line(rendered), index.body_offsets[line], at_ms or None
+            offset = index.body_offsets[line] if is_request(index.shapes[line]) else None
+            yield read_failed_line(rendered), offset, at_ms or None
     finally:
         fold.close()
 
@@ -127,8 +132,8 @@ def _walk_offsets(blobs: Blobs, batch: Batch) -> Iterator[int]:
     fold = Fold(blobs, batch.id, len(index))
     try:
         _refresh(fold, batch)
-        lines = zip(fold.outcomes, index.body_offsets, strict=True)
-        yield from (offset for outcome, offset in lines if outcome != Outcome.ANSWERED)
+        lines = zip(fold.outcomes, index.body_offsets, index.shapes, strict=True)
+        yield from (offset for outcome, offset, shape in lines if outcome != Outcome.ANSWERED and is_request(shape))
     finally:
         fold.close()
 

@@ -31,21 +31,31 @@ class FormatProbe:
         self.problem: BatchProblem | None = None
         """What the file is; None as long as it may be JSON lines."""
         self._is_opened = False
+        self._guess: str | None = None
+        """What its first line looks like, if the second one is no request either."""
 
     def look_at(self, line: bytes, number: int) -> None:
         """Look at the request of this number, from 1, which did not parse."""
+        name = None
         if number == 1:
-            name = _recognise(line)
+            name, self._guess = _recognise(line), _guess_by_text(line.strip())
             text = line.strip()
             # The whole object on more than one line ends its first one so, or it is just a line cut off.
             self._is_opened = text.startswith(b"{") and text.endswith((b"{", b"[", b","))
-        elif number == 2 and self._is_opened and line.lstrip().startswith((b'"', b"}", b"]")):
-            name = "pretty-printed JSON; each request must stand on one line"
-        else:
-            return
+        elif number == 2:
+            is_pretty = self._is_opened and line.lstrip().startswith((b'"', b"}", b"]"))
+            name = "pretty-printed JSON; each request must stand on one line" if is_pretty else self._guess
         if name is not None:
-            message = f"The file is {name}. Each line must be a JSON object: {_FORM}."
-            self.problem = BatchProblem("invalid_file_format", message)
+            self._conclude(name)
+
+    def finish(self, requests: int) -> None:
+        """The file is at its end, with so many requests in all."""
+        if requests == 1 and self._guess is not None and self.problem is None:
+            self._conclude(self._guess)
+
+    def _conclude(self, name: str) -> None:
+        message = f"The file is {name}. Each line must be a JSON object: {_FORM}."
+        self.problem = BatchProblem("invalid_file_format", message)
 
 
 def _recognise(line: bytes) -> str | None:
@@ -57,6 +67,10 @@ def _recognise(line: bytes) -> str | None:
     text = line.strip()
     if text.startswith(b"[") and text[1:].lstrip()[:1] in (b"", b"{"):
         return "a JSON array; put each request on a line of its own, without the brackets and the commas between"
+    return None
+
+
+def _guess_by_text(text: bytes) -> str | None:
     if text.startswith((b"{", b"[")) or not _is_text(text):
         return None
     if any(separator in text.decode() for separator in _SEPARATORS):

@@ -21,6 +21,7 @@ __all__ = ["Inputs"]
 
 _PIECE_BYTES = 1 << 20
 _MARKS_KEPT = 10_000
+_WITH_EVERY_LINE = "#"
 _log = structlog.get_logger(__name__)
 
 
@@ -32,12 +33,16 @@ class Inputs:
         self._metadata = metadata
         self._limits = limits
         self._sound: dict[str, BlobMark] = {}
-        """Blob key -> what the blob looked like when its bytes were known to be right."""
+        """Blob key -> what the blob looked like when its bytes were known to be right; for batches that pass over
+        invalid lines the index's key has a mark, since an index of before these were in it will not do."""
 
     def note_sealed(self, file_id: str) -> None:
         """This process has just written the file itself."""
-        for key in (content_key(file_id), index_key(file_id)):
-            self._note(key, self._blobs.look_at(key))
+        self._note(content_key(file_id), self._blobs.look_at(content_key(file_id)))
+        key = index_key(file_id)
+        mark = self._blobs.look_at(key)
+        self._note(key, mark)
+        self._note(key + _WITH_EVERY_LINE, mark)
 
     async def check_content(self, batch: Batch) -> None:
         """Return if index and content of the batch's input are as they were sealed.
@@ -47,20 +52,22 @@ class Inputs:
             StoreUnavailable: they cannot be read now.
 
         """
-        if not await self._is_sound(content_key(batch.input_file_id)):
+        key = content_key(batch.input_file_id)
+        if not await self._is_sound(key, key):
             await self._verify(batch)
         await self.check_index(batch)
 
     async def check_index(self, batch: Batch) -> None:
         """Return if the index of the batch's input is sound, after making it again if need be; raises as above."""
         key = index_key(batch.input_file_id)
-        if await self._is_sound(key):
+        name = key + _WITH_EVERY_LINE if batch.skips_invalid_lines else key
+        if await self._is_sound(name, key):
             return
         try:
-            mark = await asyncio.to_thread(self._read_index, key, batch.counts.total)
+            mark = await asyncio.to_thread(self._read_index, key, batch)
         except (NotFound, StoreCorrupt) as error:
             mark = await self._rebuild(batch, error.message)
-        self._note(key, mark)
+        self._note(name, mark)
 
     async def _verify(self, batch: Batch) -> None:
         key = content_key(batch.input_file_id)
@@ -82,11 +89,14 @@ class Inputs:
         _log.warning("line index made again from the content", file=file.id, reason=reason)
         return mark
 
-    def _read_index(self, key: str, lines: int) -> BlobMark:
+    def _read_index(self, key: str, batch: Batch) -> BlobMark:
         mark = self._blobs.look_at(key)
-        found = len(LineIndex.decode(self._blobs.read(key)))
-        if found != lines:
-            message = f"The line index of a file has {found} lines, its row {lines}."
+        index = LineIndex.decode(self._blobs.read(key))
+        if len(index) != batch.counts.total:
+            message = f"The line index of a file has {len(index)} lines, its row {batch.counts.total}."
+            raise StoreCorrupt(message)
+        if batch.skips_invalid_lines and not index.has_every_line:
+            message = "The line index of a file is of before invalid lines were in it."
             raise StoreCorrupt(message)
         return mark
 
@@ -109,8 +119,8 @@ class Inputs:
             digest.update(piece)
         return mark, mark.size_bytes, digest.hexdigest()
 
-    async def _is_sound(self, key: str) -> bool:
-        known = self._sound.get(key)
+    async def _is_sound(self, name: str, key: str) -> bool:
+        known = self._sound.get(name)
         if known is None:
             return False
         blobs = self._blobs

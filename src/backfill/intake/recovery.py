@@ -6,10 +6,13 @@ told of as safe and has no row says that the database is new, empty or an older 
 
 import asyncio
 import hashlib
+from collections.abc import Set as AbstractSet
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
 from backfill.batch import File, FileStatus
+from backfill.config import StoreConfig
 from backfill.errors import InvalidInput, NotFound, RowsLost, StoreUnavailable
 from backfill.store import (
     FACTS,
@@ -26,6 +29,7 @@ from backfill.store import (
     facts_key,
     file_prefix,
     journal_prefix,
+    open_blobs,
     pending_facts_key,
     read_facts,
     read_place,
@@ -51,12 +55,12 @@ class Recovery(NamedTuple):
     """Ids of batches that have no row: their journals are put aside."""
 
 
-def check_database(data_dir: Path, driver: Driver) -> None:
+def check_database(data_dir: Path, driver: Driver, blobs: Blobs | None = None) -> None:
     """Raise RowsLost if there are files or journals, but no database; before anything is opened, created or removed."""
     reason = driver.find_loss()
     if reason is None:
         return
-    blobs = LocalBlobs(data_dir / "blobs")
+    blobs = blobs or LocalBlobs(data_dir / "blobs")
     files, journals = blobs.list_folders(FILES_PREFIX), blobs.list_folders(JOURNALS_PREFIX)
     if files or journals:
         raise _name_loss(data_dir, driver, f"is {reason}", len(files), len(journals))
@@ -66,7 +70,7 @@ async def check_rows(data_dir: Path, blobs: Blobs, metadata: Metadata) -> None:
     """Raise RowsLost if files or batches that clients were told of have no row."""
     files = await asyncio.to_thread(blobs.find_folders, FILES_PREFIX, FACTS)
     files -= await metadata.list_file_ids(FileStatus.SEALED)
-    journals = set(await asyncio.to_thread(blobs.list_folders, JOURNALS_PREFIX)) - await metadata.list_batch_ids()
+    journals = await asyncio.to_thread(_find_journals, blobs, await metadata.list_batch_ids())
     if files or journals:
         driver = metadata.database.driver
         raise _name_loss(data_dir, driver, "is older than what lies beside it", len(files), len(journals))
@@ -89,7 +93,7 @@ async def check_place(data_dir: Path, metadata: Metadata) -> None:
         raise StoreUnavailable(message)
 
 
-async def recover(data_dir: Path, driver: Driver, *, is_trial: bool) -> Recovery:
+async def recover(data_dir: Path, driver: Driver, store: StoreConfig | None = None, *, is_trial: bool) -> Recovery:
     """Make rows again of what lies beside the files, and put aside what has none; a trial only says what would be done.
 
     Raises:
@@ -101,9 +105,10 @@ async def recover(data_dir: Path, driver: Driver, *, is_trial: bool) -> Recovery
     if not await asyncio.to_thread(data_dir.is_dir):
         message = f"There is no data directory {data_dir}."
         raise InvalidInput(message, param="data_dir")
-    lock = FolderLock(data_dir)
-    try:
-        blobs = LocalBlobs(data_dir / "blobs")
+    with ExitStack() as stack:
+        stack.callback(FolderLock(data_dir).release)
+        blobs = await asyncio.to_thread(open_blobs, store or StoreConfig(), data_dir)
+        stack.callback(blobs.close)
         is_lost = await asyncio.to_thread(driver.find_loss) is not None
         if is_lost and is_trial:
             return await asyncio.to_thread(_judge, blobs, _Rows(), is_lost=True)
@@ -121,8 +126,6 @@ async def recover(data_dir: Path, driver: Driver, *, is_trial: bool) -> Recovery
         finally:
             await metadata.close()
         return recovery
-    finally:
-        lock.release()
 
 
 class _Rows(NamedTuple):
@@ -142,7 +145,7 @@ def _judge(blobs: Blobs, rows: _Rows, *, is_lost: bool) -> Recovery:
     found = blobs.find_folders(FILES_PREFIX, FACTS)
     if is_lost:
         found |= blobs.find_folders(FILES_PREFIX, PENDING_FACTS)
-    recovery = Recovery([], [], {}, sorted(set(blobs.list_folders(JOURNALS_PREFIX)) - rows.batches))
+    recovery = Recovery([], [], {}, sorted(_find_journals(blobs, rows.batches)))
     for file_id in sorted(found - rows.sealed_files):
         file = read_facts(blobs, file_id)
         if file is None or file.id != file_id:
@@ -167,6 +170,12 @@ async def _carry_out(recovery: Recovery, blobs: Blobs, metadata: Metadata) -> No
         await asyncio.to_thread(blobs.put_aside, file_prefix(file_id), "unrecovered")
     for batch_id in recovery.journals:
         await asyncio.to_thread(blobs.put_aside, journal_prefix(batch_id), "unrecovered")
+
+
+def _find_journals(blobs: Blobs, known: AbstractSet[str]) -> set[str]:
+    """The batches that have a journal, and are not known."""
+    there = set(blobs.list_folders(JOURNALS_PREFIX)) - known
+    return {batch_id for batch_id in there if blobs.is_near or blobs.list_segments(journal_prefix(batch_id))}
 
 
 def _find_damage(blobs: Blobs, file: File) -> str | None:

@@ -5,9 +5,20 @@ from typing import NamedTuple
 import msgspec
 
 from backfill.batch import BatchProblem
-from backfill.index import MODELS_KEPT, IndexBuilder, LineIndex, LineKind, Survey, sum_needs
+from backfill.index import (
+    MODELS_KEPT,
+    OTHER_TARGET,
+    PREFIX_LEVELS,
+    IndexBuilder,
+    LineFacts,
+    LineIndex,
+    LineKind,
+    Survey,
+    Target,
+    sum_needs,
+)
 from backfill.intake.file_format import FormatProbe
-from backfill.wire import ParsedLine, parse_line, quote, read_fault
+from backfill.wire import Fault, ParsedLine, parse_line, quote, read_fault, shape_of_fault
 
 __all__ = ["LineScanner"]
 
@@ -15,8 +26,8 @@ PROBLEMS_KEPT = 20
 KINDS_KEPT = 100
 # No endpoint is so long, and of what else stands there a part says enough.
 _TARGET_LENGTH = 200
-_OTHER_TARGET = ("POST", "(one of very many)")
-_Target = tuple[str | None, str | None]
+_NO_REQUEST, _REPEATED = shape_of_fault(Fault.NO_REQUEST), shape_of_fault(Fault.REPEATED)
+_NO_PREFIXES = (0,) * PREFIX_LEVELS
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -42,7 +53,7 @@ class _Traits(NamedTuple):
 
     shape: int
     has_model: bool
-    target: _Target
+    target: Target
 
 
 class _Kind:
@@ -87,7 +98,8 @@ class LineScanner:
         self._own_problems: dict[int, BatchProblem] = {}
         self._kinds: dict[_Traits, _Kind] = {}
         self._kind = _Kind()
-        self._kind_traits = _Traits(-1, False, _OTHER_TARGET)
+        self._target = self._target_cut = OTHER_TARGET
+        self._kind_traits = _Traits(-1, False, OTHER_TARGET)
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the file."""
@@ -108,6 +120,7 @@ class LineScanner:
         if self._pending:
             self._scan_line(b"".join(self._pending))
             self._pending = []
+        self._format.finish(self._requests)
         if self._format.problem is not None:
             return IndexBuilder().build(), Survey(problems=(self._format.problem,), problem_count=1)
         self._judge_the_whole()
@@ -159,6 +172,8 @@ class LineScanner:
         if isinstance(parsed, BatchProblem):
             self._problems.add(parsed, self._line_number)
             self._format.look_at(line, self._requests)
+            facts = LineFacts(0, len(line), None, 0, 0, _NO_PREFIXES, 0, _NO_REQUEST)
+            self._index.add(start, facts, b"null")
         else:
             self._keep(parsed, start)
 
@@ -168,6 +183,9 @@ class LineScanner:
             message = f"custom_id {quote(parsed.custom_id)} is used by line {first_line} already."
             problem = BatchProblem("duplicate_custom_id", message, param="custom_id")
             self._problems.add(problem, self._line_number)
+            facts = LineFacts(parsed.body_start, parsed.body_length, parsed.model, 0, 0, _NO_PREFIXES, 0, _REPEATED)
+            self._index.add(start, facts, _encode(parsed.custom_id))
+            return
         traits = self._kind_traits
         has_model = parsed.model is not None
         if parsed.shape == traits.shape and has_model is traits.has_model and parsed.target is traits.target:
@@ -180,7 +198,13 @@ class LineScanner:
             if parsed.problem is not None:
                 self._own_problems[self._line_number] = parsed.problem
         self._token_estimate += parsed.token_estimate
-        self._index.add(start, parsed, _encode(parsed.custom_id))
+        self._index.add(start, parsed, _encode(parsed.custom_id), self._cut_target(parsed.target))
+
+    def _cut_target(self, target: Target) -> Target:
+        if target is not self._target:
+            self._target = target
+            self._target_cut = _cut(target)
+        return self._target_cut
 
     def _change_kind(self, traits: _Traits) -> _Kind:
         self._kind = self._kinds.get(traits) or self._add_kind(traits)
@@ -190,15 +214,20 @@ class LineScanner:
     def _add_kind(self, traits: _Traits) -> _Kind:
         if len(self._kinds) >= KINDS_KEPT:
             # A file may have as many urls as lines: past a bound they are told apart no more.
-            traits = traits._replace(target=_OTHER_TARGET)
+            traits = traits._replace(target=OTHER_TARGET)
         return self._kinds.setdefault(traits, _Kind())
 
 
 def _describe(traits: _Traits, kind: _Kind) -> LineKind:
-    method, url = (None if part is None else _cut(part) for part in traits.target)
+    method, url = _cut(traits.target)
     return LineKind(traits.shape, traits.has_model, method, url, kind.count, tuple(kind.first))
 
 
-def _cut(part: str) -> str:
+def _cut(target: Target) -> Target:
+    method, url = (None if part is None else _cut_part(part) for part in target)
+    return method, url
+
+
+def _cut_part(part: str) -> str:
     # Of a line that could not be read there may be half a character in it, which nothing can be written with.
     return part[:_TARGET_LENGTH].encode(errors="backslashreplace").decode()

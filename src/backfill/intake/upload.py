@@ -13,6 +13,7 @@ import msgspec
 from backfill.batch import MEDIA_PURPOSES, File, FileStatus
 from backfill.config import LimitsConfig, MediaConfig
 from backfill.errors import Conflict, InvalidInput, NotFound, StoreUnavailable, TooLarge
+from backfill.inflation import Unpacker, name_unpacked
 from backfill.intake.inputs import Inputs
 from backfill.intake.scanner import LineScanner
 from backfill.journal import JournalHolds
@@ -70,7 +71,10 @@ def make_size_error(limits: FileLimits, purpose: str | None = None, param: str =
 
 
 class Upload:
-    """Bytes on their way to become a file: `feed` them in order, then `seal` or `abort`."""
+    """Bytes on their way to become a file: `feed` them in order, then `seal` or `abort`.
+
+    Requests that come compressed, as gzip or Zstandard, become the file that they are inflated.
+    """
 
     def __init__(self, intake: "Intake", file_id: str, limits: FileLimits, purpose: str | None) -> None:
         self.file_id = file_id
@@ -81,7 +85,9 @@ class Upload:
         self._writer = intake.blobs.create(content_key(file_id))
         self._scanner = None if purpose in MEDIA_PURPOSES else _make_scanner(intake, limits)
         """None: what comes is a picture or a clip."""
+        self._unpacker = None if purpose in MEDIA_PURPOSES else Unpacker()
         self._digest = hashlib.sha256()
+        self._received_bytes = 0
         self._pieces: list[bytes] = []
         self._waiting_bytes = 0
         self._size_bytes = 0
@@ -90,7 +96,25 @@ class Upload:
         """The file's row tells of the bytes."""
 
     async def feed(self, data: bytes) -> None:
-        """Take the next bytes; raises TooLarge past the limit, StoreUnavailable if the disk takes no more."""
+        """Take the next bytes.
+
+        Raises:
+            TooLarge: they pass the limit, as they came or inflated.
+            InvalidInput: they are compressed, and damaged.
+            StoreUnavailable: the disk takes no more.
+
+        """
+        if self._unpacker is None:
+            await self._take(data)
+            return
+        self._received_bytes += len(data)
+        if self._received_bytes > self._size_limit_bytes:
+            # There is no end of bytes that hold nothing.
+            raise make_size_error(self._limits, self._purpose)
+        for piece in self._unpacker.feed(data):
+            await self._take(piece)
+
+    async def _take(self, data: bytes) -> None:
         self._size_bytes += len(data)
         if self._size_bytes > self._size_limit_bytes:
             raise make_size_error(self._limits, self._purpose)
@@ -108,11 +132,13 @@ class Upload:
         """Make the file durable and give its row, with the facts of `draft` for who, what name and what purpose.
 
         Raises:
-            InvalidInput: the draft names a SHA-256 that is not that of the bytes, or is of media and there are none.
+            InvalidInput: the draft names a SHA-256 that is not that of the bytes, or is of media and there are none;
+                or the bytes are compressed and cut off.
             TooLarge: there are more bytes than a file of the draft's purpose may have.
             Conflict: the file was sealed before, with other bytes.
 
         """
+        draft = await self._finish_unpacking(draft)
         await self._flush()
         await self._finish_storing()
         if self._size_bytes > self._limits.size_of(draft.purpose):
@@ -127,7 +153,9 @@ class Upload:
                 message = f"The file {draft.id} was uploaded before, with other bytes; upload these as a new file."
                 raise Conflict(message, param="file", code="file_already_uploaded")
             return draft
-        if draft.sha256 and draft.sha256 != sha256:
+        # Of compressed bytes a client knows the hash as they are, or as they were.
+        packed_sha256 = None if self._unpacker is None else self._unpacker.packed_sha256
+        if draft.sha256 and draft.sha256 not in (sha256, packed_sha256):
             message = f"The bytes have the SHA-256 {sha256}, but {draft.sha256} was announced."
             raise InvalidInput(message, param="checksum", code="checksum_mismatch")
         file = msgspec.structs.replace(draft, status=FileStatus.SEALED, size_bytes=self._size_bytes, sha256=sha256)
@@ -151,6 +179,19 @@ class Upload:
         if not self._is_recorded:
             # Removed by whoever tidies up, as the disk or the database may be out now.
             self._intake.leave(self.file_id)
+
+    async def _finish_unpacking(self, draft: File) -> File:
+        """Take what is held back; gives the draft with the name of the inflated file."""
+        if self._unpacker is None:
+            return draft
+        for piece in self._unpacker.finish():
+            await self._take(piece)
+        if self._unpacker.packing is None:
+            return draft
+        if draft.is_media:
+            message = f"The file is compressed; name the purpose {draft.purpose} before it, and it is kept as it is."
+            raise InvalidInput(message, param="purpose")
+        return msgspec.structs.replace(draft, filename=name_unpacked(draft.filename))
 
     async def _flush(self) -> None:
         """Look at the lines here, and hand the bytes to a worker thread that stores one piece while the next comes.

@@ -38,6 +38,7 @@ from .local_reader import LocalReader
 from .local_writer import LocalWriter, seal_together
 from .metadata import Metadata
 from .named_later import FileNamedLater, is_unfinished, remove_file
+from .opening import open_blobs
 from .permissions import Closed, close_to_others, create_private, make_folder
 from .place import read_place
 from .probe import ROOM_MIN_BYTES, probe_folder
@@ -108,6 +109,7 @@ __all__ = [
     "journal_prefix",
     "make_folder",
     "measure_folder",
+    "open_blobs",
     "part_key",
     "parts_prefix",
     "pending_facts_key",

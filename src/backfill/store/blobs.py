@@ -114,6 +114,9 @@ class Blobs(Protocol):
     def is_near(self) -> bool:
         """Whether `look_at` and small reads cost less than the way to a worker thread."""
 
+    def close(self) -> None:
+        """Give back what it holds. What is asked of it afterwards may fail at once."""
+
     def create(self, key: str) -> BlobWriter:
         """Begin a blob; one of the same key is replaced when it is sealed. For the event loop too."""
 
@@ -145,7 +148,10 @@ class Blobs(Protocol):
         """Whether there is such a blob."""
 
     def list_folders(self, prefix: str) -> list[str]:
-        """The names of the folders right under the folder `prefix`, sorted."""
+        """The names of the folders right under the folder `prefix`, sorted.
+
+        An object store may name one for a while in which nothing is any more.
+        """
 
     def find_folders(self, prefix: str, name: str) -> set[str]:
         """The names of the folders right under `prefix` that hold a blob `name`, or a folder with something in it."""

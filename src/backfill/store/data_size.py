@@ -7,7 +7,7 @@ the folder is looked at; what is uploaded in between two looks is added as it co
 import stat
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,8 +32,12 @@ class _Known(NamedTuple):
 class DataSize:
     """The bytes below a data directory, against a limit."""
 
-    def __init__(self, folder: Path | None, limit_bytes: int = 0) -> None:
-        """`limit_bytes` 0: any number will do; without a folder nothing is looked at."""
+    def __init__(self, folder: Path | None, limit_bytes: int = 0, measure_far: Callable[[], int] | None = None) -> None:
+        """`limit_bytes` 0: any number will do; without a folder nothing is looked at.
+
+        `measure_far` gives the bytes that do not lie on this machine.
+        """
+        self._measure_far = measure_far
         self._folder = folder
         self._limit_bytes = limit_bytes
         self._known: dict[Path, _Known] = {}
@@ -59,11 +63,9 @@ class DataSize:
             before = self._noted_bytes
             seen: dict[Path, _Known] = {}
             # Folders of files and journals are two levels below `blobs`; all else is little, or few.
-            total = (
-                sum(self._measure_known(entry, seen) for entry in _list_units(self._folder))
-                if self._folder is not None
-                else 0
-            )
+            units = () if self._folder is None else _list_units(self._folder)
+            total = sum(self._measure_known(entry, seen) for entry in units)
+            total += 0 if self._measure_far is None else self._measure_far()
             self._known = seen
             # What came while this looked may have been seen or not: counted twice rather than never.
             self._measured_bytes, self._noted_bytes = total, self._noted_bytes - before

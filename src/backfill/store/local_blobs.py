@@ -38,6 +38,9 @@ class LocalBlobs:
         """Small reads cost less than the way to a worker thread."""
         return True
 
+    def close(self) -> None:
+        """Nothing to give back."""
+
     @property
     def root(self) -> Path:
         """The folder."""

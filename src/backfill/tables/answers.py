@@ -62,7 +62,7 @@ class _Response(msgspec.Struct, gc=False):
 
 
 class _ResultLine(msgspec.Struct, gc=False):
-    custom_id: str
+    custom_id: str | None
     response: _Response | None = None
     error: _Error | None = None
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from backfill.errors import InvalidInput
+from backfill.inflation import open_unpacked
 from backfill.tables.column_types import AnswerColumn
 from backfill.tables.table import BLOCK_BYTES, BLOCK_ROWS, hash_file
 from backfill.tables.values import render_cell
@@ -62,7 +63,7 @@ class CsvTable:
 
     def read(self, start: int = 0) -> Iterator[_CsvBlock]:
         """The rows from number `start` on."""
-        with self._path.open(encoding="utf-8-sig", newline="") as file:
+        with _open_text(self._path) as file:
             rows = self._parse(file)
             next(rows, None)
             for _ in islice(rows, start):
@@ -93,7 +94,7 @@ class CsvTable:
             yield _CsvBlock(gathered, self.columns)
 
     def _inspect(self) -> tuple[list[str], int]:
-        with self._path.open(encoding="utf-8-sig", newline="") as file:
+        with _open_text(self._path) as file:
             rows = self._parse(file)
             header = next(rows, None)
             if header is None:
@@ -137,8 +138,12 @@ class _CsvWriter:
         self._text.detach()
 
 
+def _open_text(path: Path) -> io.TextIOWrapper:
+    return io.TextIOWrapper(open_unpacked(path), encoding="utf-8-sig", newline="")
+
+
 def _read_beginning(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open_unpacked(path) as file:
         beginning = file.read(_LOOK_BYTES)
     if beginning.startswith(_WIDE_MARKS):
         raise InvalidInput(f"{path} is UTF-16; save it as UTF-8.", param="input")

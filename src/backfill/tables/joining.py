@@ -71,6 +71,8 @@ class ResultFiles:
                     f"{path}:{line_number}: the line is no result: it has no custom_id, or neither response nor error."
                 )
                 raise InvalidInput(message, param="results")
+            if result.custom_id is None:
+                continue  # of a line that was no request
             is_answer = result.response is not None and result.response.status_code < 400
             if is_answer or result.custom_id not in self._places:
                 self._places[result.custom_id] = number << _OFFSET_BITS | start

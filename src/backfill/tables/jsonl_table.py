@@ -7,6 +7,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from backfill.errors import InvalidInput
+from backfill.inflation import open_unpacked
 from backfill.tables.column_types import AnswerColumn
 from backfill.tables.json_fault import explain_json
 from backfill.tables.table import BLOCK_BYTES, BLOCK_ROWS, hash_file
@@ -79,7 +80,7 @@ class JsonlTable:
         return _JsonlWriter(file, [column.name for column in new])
 
     def _parse(self) -> Iterator[_Row]:
-        with self._path.open("rb") as file:
+        with open_unpacked(self._path) as file:
             for number, line in enumerate(file, start=1):
                 text = line.removeprefix(_BYTE_ORDER_MARK).strip() if number == 1 else line.strip()
                 if text:

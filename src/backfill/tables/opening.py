@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from backfill.errors import InvalidInput
+from backfill.inflation import name_unpacked
 from backfill.tables.csv_table import CsvTable
 from backfill.tables.jsonl_table import JsonlTable
 from backfill.tables.table import Table
@@ -24,7 +25,7 @@ _NEEDED = "pip install 'backfill[data]'"
 
 def is_table(name: str) -> bool:
     """Whether this can be nothing but a table: JSON lines may be requests."""
-    return name.startswith(HUB_PREFIX) or _FORMS.get(Path(name).suffix.lower(), "JSON lines") != "JSON lines"
+    return name.startswith(HUB_PREFIX) or _FORMS.get(_find_suffix(name), "JSON lines") != "JSON lines"
 
 
 def open_table(name: str) -> Table:
@@ -53,17 +54,24 @@ def check_same_form(source: str, target: Path) -> None:
     """Raise InvalidInput if answers would get a name that says another form than their table has."""
     wanted = "Parquet" if source.startswith(HUB_PREFIX) else _find_form(source)
     if _FORMS.get(target.suffix.lower()) != wanted:
-        fitting = target.with_suffix(_ENDINGS[wanted]).name
+        fitting = Path(name_unpacked(target.name)).with_suffix(_ENDINGS[wanted]).name
         message = f"{source} with its answers is {wanted}; call the output {fitting}, not {target.name}."
         raise InvalidInput(message, param="output")
 
 
 def _find_form(name: str) -> str:
-    suffix = Path(name).suffix.lower()
+    suffix = _find_suffix(name)
     if suffix not in _FORMS:
         known = ", ".join(_FORMS)
         raise InvalidInput(f"{name} is no table by its name; a table ends in one of {known}.", param="input")
+    if _FORMS[suffix] == "Parquet" and name_unpacked(name) != name:
+        raise InvalidInput(f"{name} is Parquet that was compressed once more; decompress it first.", param="input")
     return _FORMS[suffix]
+
+
+def _find_suffix(name: str) -> str:
+    """Of a compressed file that of what it holds."""
+    return Path(name_unpacked(name)).suffix.lower()
 
 
 def _open_parquet(path: Path) -> Table:

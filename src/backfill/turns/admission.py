@@ -7,7 +7,7 @@ import msgspec
 
 from backfill.batch import ENDPOINTS, BatchProblem, Dialect
 from backfill.errors import InvalidInput
-from backfill.index import EndpointSurvey, LineKind, Survey
+from backfill.index import OTHER_TARGET, EndpointSurvey, LineKind, Survey
 from backfill.wire import find_endpoint, find_request_problem, find_target_problem, quote
 
 __all__ = ["PROBLEMS_SHOWN", "Verdict", "check_endpoint", "judge"]
@@ -38,12 +38,22 @@ def judge(
     model_id: str | None,
     dialect: Dialect = Dialect.TOGETHER,
     problems_shown: int = PROBLEMS_SHOWN,
+    *,
+    skips_invalid_lines: bool = False,
 ) -> Verdict:
-    """What keeps these lines from `endpoint`, `problems_shown` of each kind."""
-    of_file = EndpointSurvey(survey.problems, survey.problem_count)
-    if dialect is Dialect.OPENAI:
-        of_file = _merge(of_file, _judge_targets(survey, endpoint))
-    of_requests = _judge_requests(survey, endpoint, model_id)
+    """What keeps these lines from `endpoint`, `problems_shown` of each kind.
+
+    With `skips_invalid_lines` a line that is no request keeps nobody but itself from being sent.
+    """
+    of_file, of_lines = _split(survey)
+    names_target = dialect is Dialect.OPENAI
+    if names_target:
+        of_lines = _merge(of_lines, _judge_targets(survey, endpoint, only_known=skips_invalid_lines))
+    if skips_invalid_lines:
+        of_requests = _merge(of_lines, _judge_requests(survey, endpoint, model_id, names_target=names_target))
+    else:
+        of_file = _merge(of_file, of_lines)
+        of_requests = _judge_requests(survey, endpoint, model_id)
     fails = of_file.problem_count > 0 or of_requests.problem_count >= survey.lines
     return Verdict(fails, _cut(of_file, problems_shown), _cut(of_requests, problems_shown))
 
@@ -61,20 +71,38 @@ def check_endpoint(path: str, listed: Collection[str] = ()) -> str:
     return endpoint
 
 
-def _judge_targets(survey: Survey, endpoint: str) -> EndpointSurvey:
-    """Which lines say themselves that they are for another endpoint."""
+def _split(survey: Survey) -> tuple[EndpointSurvey, EndpointSurvey]:
+    """What is wrong with the file as a whole, of which there is little, and with single lines."""
+    of_file = tuple(problem for problem in survey.problems if problem.line is None)
+    of_lines = tuple(problem for problem in survey.problems if problem.line is not None)
+    return EndpointSurvey(of_file, len(of_file)), EndpointSurvey(of_lines, survey.problem_count - len(of_file))
+
+
+def _judge_targets(survey: Survey, endpoint: str, *, only_known: bool) -> EndpointSurvey:
+    """Which lines say themselves that they are for another endpoint.
+
+    `only_known`: without those of which the survey does not know what they say; they are looked at when they run.
+    """
     if not survey.kinds:
         return survey.targets.get(endpoint, _NOTHING)
-    return _judge_kinds(survey.kinds, lambda kind: find_target_problem((kind.method, kind.url), endpoint))
+    kinds = [kind for kind in survey.kinds if not only_known or (kind.method, kind.url) != OTHER_TARGET]
+    return _judge_kinds(kinds, lambda kind: find_target_problem((kind.method, kind.url), endpoint))
 
 
-def _judge_requests(survey: Survey, endpoint: str, model_id: str | None) -> EndpointSurvey:
-    """Which requests are not sent to the endpoint."""
+def _judge_requests(
+    survey: Survey, endpoint: str, model_id: str | None, *, names_target: bool = False
+) -> EndpointSurvey:
+    """Which requests are not sent to the endpoint; with `names_target` of those that say they are for it."""
     if not survey.kinds:
         of_requests = survey.endpoints.get(endpoint, _NOTHING)
         return of_requests if model_id else _merge(of_requests, survey.without_model.get(endpoint, _NOTHING))
+    kinds = [
+        kind
+        for kind in survey.kinds
+        if not names_target or find_target_problem((kind.method, kind.url), endpoint) is None
+    ]
     found = _judge_kinds(
-        survey.kinds,
+        kinds,
         lambda kind: find_request_problem(kind.shape, endpoint, has_model=kind.has_model or model_id is not None),
     )
     own = {problem.line: problem for problem in survey.own_problems}

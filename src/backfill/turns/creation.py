@@ -45,6 +45,8 @@ class BatchRequest(NamedTuple):
     """The key that asks, if it is one of the database's."""
     name: str | None = None
     """What the owner calls the batch."""
+    skips_invalid_lines: bool | None = None
+    """Whether lines that are no requests fail by themselves; None: as the settings say."""
     file: File | None = None
     """The row of the input, if the caller has just read it."""
 
@@ -114,6 +116,7 @@ class Creation:
             attempt=attempt,
             key_id=key_id,
             name=ended.name,
+            skips_invalid_lines=ended.skips_invalid_lines,
         )
         return await self._add(request, file, ended.deadline_at_ms - ended.created_at_ms)
 
@@ -142,6 +145,8 @@ class Creation:
 
     async def _add(self, request: BatchRequest, file: File, window_ms: int) -> Batch:
         survey = msgspec.json.decode(file.survey, type=Survey)
+        if request.skips_invalid_lines is None:
+            request = request._replace(skips_invalid_lines=self._limits.on_invalid_lines == "error_file")
         batch = _build(request, file, survey, self._clock_ms(), window_ms)
         for appraise in self._appraisals:
             batch = await appraise(batch, file, survey)
@@ -175,6 +180,7 @@ def _build(request: BatchRequest, file: File, survey: Survey, now_ms: int, windo
         request_digest=request.attempt.digest,
         key_id=request.key_id,
         name=request.name,
+        skips_invalid_lines=bool(request.skips_invalid_lines),
     )
 
 

@@ -212,7 +212,13 @@ class Turns(Endings):
             told = f"What is known of the input file {batch.input_file_id} cannot be read any more."
             await self._reject(batch, (BatchProblem("input_lost", told),), 1)
             return
-        verdict = judge(decoded, batch.endpoint, batch.model_id, batch.dialect)
+        verdict = judge(
+            decoded,
+            batch.endpoint,
+            batch.model_id,
+            batch.dialect,
+            skips_invalid_lines=batch.skips_invalid_lines,
+        )
         if verdict.fails:
             reasons = verdict.reasons
             await self._reject(batch, reasons.problems[:PROBLEMS_SHOWN], reasons.problem_count)

@@ -1,7 +1,8 @@
 """What is wrong with a line that did not parse, and where. Slow, and only for such lines.
 
 A line that is JSON and has a custom id is a request that cannot be sent, and fails by itself. Anything else is a fault
-of the file: nobody could be told what became of that line. Positions are bytes of the line and count from 1.
+of the file, unless the batch passes over such lines: nobody could be told what became of that line. Positions are bytes
+of the line and count from 1.
 """
 
 import json
@@ -17,7 +18,7 @@ from backfill.batch import BatchProblem
 from backfill.wire.line_shape import Fault, find_fault_problem, shape_of_fault
 from backfill.wire.quotation import quote
 
-__all__ = ["FaultyRequest", "explain_line"]
+__all__ = ["FaultyRequest", "explain_line", "explain_no_request"]
 
 # Beyond this many digits no reader goes along.
 _MOST_DIGITS = 4300
@@ -69,6 +70,16 @@ def explain_line(line: bytes) -> BatchProblem | FaultyRequest:
         return _bad_json(_explain_syntax(error))
     except RecursionError:
         return _bad_json("The line's JSON is nested too deeply.")
+
+
+def explain_no_request(line: bytes) -> BatchProblem:
+    """What is wrong with a line that was found to be no request when it was taken in."""
+    found = explain_line(line)
+    if isinstance(found, BatchProblem):
+        return found
+    length = len(found.custom_id)
+    told = f"has {length} characters, more than limits.custom_id_length allows" if length else "is empty"
+    return BatchProblem("invalid_custom_id", f"custom_id {told}.", param="custom_id")
 
 
 def _explain_json(line: bytes, text: str) -> BatchProblem | FaultyRequest:

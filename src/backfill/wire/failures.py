@@ -25,7 +25,8 @@ _MARKS = {"text": '"…"', "link": "URL", "id": "ID", "number": "N"}
 class Failure(NamedTuple):
     """Why one line has no answer."""
 
-    custom_id: str
+    custom_id: str | None
+    """None: the line is no request."""
     code: str
     message: str
 

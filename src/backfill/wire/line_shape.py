@@ -3,7 +3,8 @@
 Bits say which members with a prompt are there and not empty, and whether the request may name pictures or clips; what
 it names stands in its body only (`media_references`). Or else one bit says that the others are the number of a fault,
 which keeps the request from every endpoint. A request that cannot be sent fails by itself: its line is in the error
-file, the others run.
+file, the others run. Two of the faults are of lines that are no requests of their own at all: they stand in the
+index so that a batch which passes over such lines knows them.
 """
 
 from enum import IntEnum
@@ -21,6 +22,7 @@ __all__ = [
     "Fault",
     "find_fault_problem",
     "find_request_problem",
+    "is_request",
     "read_fault",
     "shape_of_fault",
 ]
@@ -65,6 +67,10 @@ class Fault(IntEnum):
     INVALID_MODEL = 5
     UNREADABLE = 6
     """JSON with a text or a number in it that most readers refuse; where, only the line's bytes say (`bad_line`)."""
+    NO_REQUEST = 7
+    """No JSON, or without a custom id of its own; what it is, only the line's bytes say."""
+    REPEATED = 8
+    """An earlier line has the same custom id."""
 
 
 _FAULT_PROBLEMS = {
@@ -87,7 +93,12 @@ _FAULT_PROBLEMS = {
     ),
     Fault.INVALID_MODEL: BatchProblem("invalid_model", "body.model must be a string.", param="body.model"),
     Fault.UNREADABLE: BatchProblem("invalid_request", "body has a text or a number that JSON readers refuse."),
+    Fault.NO_REQUEST: BatchProblem("invalid_json_line", "The line is no request."),
+    Fault.REPEATED: BatchProblem(
+        "duplicate_custom_id", "custom_id is used by an earlier line already.", param="custom_id"
+    ),
 }
+_LINE_FAULTS = frozenset({Fault.NO_REQUEST, Fault.REPEATED})
 _MISSING_MODEL = BatchProblem(
     "missing_model",
     "body.model is missing, and the batch was created without a model_id to fall back on.",
@@ -103,6 +114,11 @@ def shape_of_fault(fault: Fault) -> int:
 def read_fault(shape: int) -> Fault | None:
     """What keeps a request of this shape from every endpoint, if anything does."""
     return Fault(shape & _FAULT_NUMBER) if shape & _IS_FAULT else None
+
+
+def is_request(shape: int) -> bool:
+    """Whether a line of this shape is a request, if maybe one that cannot be sent."""
+    return read_fault(shape) not in _LINE_FAULTS
 
 
 def find_fault_problem(fault: Fault) -> BatchProblem:

@@ -93,6 +93,7 @@ def render_batch(batch: Batch, counts: Counts, waiting: Waiting | None = None) -
         "object": "batch",
         "endpoint": batch.endpoint,
         "name": batch.name,
+        "on_invalid_lines": "error_file" if batch.skips_invalid_lines else "fail",
         "model": batch.model_id,
         "errors": _render_problems(batch.problems, batch.problem_count),
         "input_file_id": batch.input_file_id,

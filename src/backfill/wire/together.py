@@ -87,6 +87,7 @@ def render_batch(batch: Batch, counts: Counts, waiting: Waiting | None = None) -
         "created_at": _render_time(batch.created_at_ms),
         "endpoint": batch.endpoint,
         "name": batch.name,
+        "on_invalid_lines": "error_file" if batch.skips_invalid_lines else "fail",
         "progress": 100.0 if finished else round(100.0 * done_share, 2),
         "model_id": batch.model_id,
         "output_file_id": batch.output_file_id,
@@ -113,10 +114,10 @@ def render_error_line(
     _batch_id: str, _line: int, custom_id_json: bytes, outcome: Outcome, status: int, body: bytes
 ) -> bytes:
     """One line of the error file, from the engine's refusal or the last loss."""
-    message, code = _read_error(body)
+    message, code, number = _read_error(body)
     if code is None:
         code = f"http_{status}" if outcome is Outcome.REFUSED else "server_error"
-    return _error_line(custom_id_json, message, code)
+    return _error_line(custom_id_json, message, code, number)
 
 
 def render_rest_line(_batch_id: str, _line: int, custom_id_json: bytes, state: State) -> bytes:
@@ -130,20 +131,23 @@ def render_error(message: str, kind: str, *, code: str | None = None, param: str
     return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
-def _error_line(custom_id_json: bytes, message: str, code: str) -> bytes:
-    error = msgspec.json.encode({"message": message, "code": code})
+def _error_line(custom_id_json: bytes, message: str, code: str, number: int | None = None) -> bytes:
+    """`number`: of a line of the input that is no request, where it stands, from 1."""
+    error = msgspec.json.encode({"message": message, "code": code} | ({} if number is None else {"line": number}))
     return b'{"custom_id":%b,"error":%b}\n' % (custom_id_json, error)
 
 
-def _read_error(body: bytes) -> tuple[str, str | None]:
-    """Message and code out of the many forms in which engines say what is wrong."""
+def _read_error(body: bytes) -> tuple[str, str | None, int | None]:
+    """Message and code out of the many forms in which engines say what is wrong, and the line that we say it of."""
     decoded = decode_error_body(body)
     error = decoded.get("error", decoded)
     if not isinstance(error, dict):
-        return str(error), None
+        return str(error), None, None
     message = error.get("message") or error.get("detail")
     code = next((error[name] for name in ("code", "type") if isinstance(error.get(name), str)), None)
-    return (message if isinstance(message, str) else msgspec.json.encode(error).decode()), code
+    number = error.get("line")
+    text = message if isinstance(message, str) else msgspec.json.encode(error).decode()
+    return text, code, number if type(number) is int else None
 
 
 def _result_id(batch_id: str, line: int) -> bytes:

@@ -52,6 +52,11 @@ def test_defaults_and_variables_are_as_documented() -> None:
     documented = {dotted for dotted, _, _ in rows} | {
         "store.metadata",
         "store.blobs",
+        "store.s3_endpoint",
+        "store.s3_region",
+        "store.s3_access_key_id",
+        "store.s3_secret_access_key",
+        "store.s3_session_token",
         "server.public_url",
         "server.work_port",
         "webhooks.url",

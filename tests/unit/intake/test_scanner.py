@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backfill.index import LineIndex, Survey
+from backfill.index import OTHER_TARGET, LineIndex, Survey
 from backfill.intake import LineScanner
 from backfill.turns import judge
 from backfill.wire import Fault, read_fault
@@ -112,7 +112,47 @@ def test_a_file_that_is_no_json_lines_is_told_what_it_is_once(data: bytes, words
 def test_one_bad_first_line_is_not_taken_for_a_bad_file(first: bytes) -> None:
     index, survey = scan(first + b"\n" + GOOD)
     assert [problem.line for problem in survey.problems] == [1]
-    assert (len(index), survey.lines) == (2, 3)
+    assert (len(index), survey.lines) == (3, 3)
+
+
+def test_words_before_the_first_request_are_a_bad_line_and_no_csv() -> None:
+    _, survey = scan(b"requests, as of today\n" + GOOD)
+    assert [(problem.line, problem.code) for problem in survey.problems] == [(1, "invalid_json_line")]
+    _, survey = scan(b"requests, as of today")
+    assert [problem.code for problem in survey.problems] == ["invalid_file_format"]
+
+
+def test_lines_that_are_no_requests_have_a_row_of_their_own() -> None:
+    lines = [b"{", request_line(1), b'{"body":{}}', b"", request_line(1), request_line(2, custom_id="x" * 65), b"\xff"]
+    data = b"\n".join(lines)
+    index, survey = scan(data)
+    assert (len(index), survey.lines, survey.problem_count) == (6, 6, 5)
+    faults = [read_fault(shape) for shape in index.shapes]
+    none, twice = Fault.NO_REQUEST, Fault.REPEATED
+    assert faults == [none, None, none, twice, none, none]
+    ids = [index.custom_id_json(line) for line in range(len(index))]
+    assert ids == [b"null", b'"request-1"', b"null", b'"request-1"', b"null", b"null"]
+    spans = zip(index.body_offsets, index.body_lengths, strict=True)
+    found = [data[start : start + length] for start, length in spans]
+    assert [found[0], found[2], found[4], found[5]] == [lines[0], lines[2], lines[5], lines[6]]
+    assert survey.needs["m"].lines == 2
+    assert sum(kind.count for kind in survey.kinds) == 1
+
+
+def test_what_lines_say_of_where_they_go_is_kept_within_bounds() -> None:
+    urls = [f"/v1/odd/{number}" for number in range(500)]
+    lines = [json.loads(request_line(number)) | {"method": "POST", "url": url} for number, url in enumerate(urls)]
+    lines.append(json.loads(request_line(500)) | {"method": "POST", "url": "/v1/chat/completions"})
+    lines.append(json.loads(request_line(501)) | {"url": "x" * 1000})
+    index, _ = scan(b"\n".join(json.dumps(line).encode() for line in lines))
+    assert len(index.target_names) < 256
+    told = [index.target_names[number] for number in index.targets]
+    assert told[:200] == [("POST", url) for url in urls[:200]]
+    assert told[200:500] == [OTHER_TARGET] * 300
+    assert told[500] == ("POST", "/v1/chat/completions")
+    assert told[501] == OTHER_TARGET
+    few, _ = scan(json.dumps(lines[501]).encode())
+    assert few.target_names[few.targets[0]] == (None, "x" * 200)
 
 
 def test_what_stands_further_down_does_not_change_what_the_file_is() -> None:

@@ -189,3 +189,55 @@ async def test_a_listed_endpoint_works_from_end_to_end(tmp_path: Path) -> None:
             assert b"This server serves no model on this endpoint" in refused or b"Invalid model" in refused
     finally:
         await runner.cleanup()
+
+
+def scan_bytes(data: bytes) -> Survey:
+    scanner = LineScanner(lines_limit=5, custom_id_length=64)
+    scanner.feed(data)
+    return scanner.finish()[1]
+
+
+def test_invalid_lines_fail_the_file_or_only_themselves() -> None:
+    survey = scan_bytes(b"{\n" + encode(line(messages=["a"]), line(prompt="a")))
+    failing = judge(survey, CHAT, None)
+    assert (failing.fails, failing.of_file.problem_count, failing.of_requests.problem_count) == (True, 1, 1)
+    skipping = judge(survey, CHAT, None, skips_invalid_lines=True)
+    assert (skipping.fails, skipping.of_file.problem_count) == (False, 0)
+    assert [problem.line for problem in skipping.of_requests.problems] == [1, 3]
+    assert skipping.reasons == failing.reasons
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (b"", "empty_file"),
+        (b"a,b\nc,d\n", "invalid_file_format"),
+        (b"\x1f\x8b\x08", "invalid_file_format"),
+        (encode(*[line(messages=["a"])] * 6), "too_many_requests"),
+    ],
+)
+def test_what_makes_the_whole_file_unusable_fails_it_all_the_same(data: bytes, code: str) -> None:
+    verdict = judge(scan_bytes(data), CHAT, None, skips_invalid_lines=True)
+    assert verdict.fails
+    assert [problem.code for problem in verdict.of_file.problems] == [code]
+
+
+def test_if_no_line_is_left_the_batch_fails() -> None:
+    verdict = judge(scan_bytes(b"{\n{}\n" + encode(line(prompt="a"))), CHAT, None, skips_invalid_lines=True)
+    assert (verdict.fails, verdict.of_file.problem_count, verdict.of_requests.problem_count) == (True, 0, 3)
+
+
+def test_lines_for_elsewhere_are_counted_once_where_they_fail_alone() -> None:
+    lines = [line(CHAT, "POST", messages=["a"]), line("/v1/embeddings", "POST", input="a"), line(messages=["a"])]
+    verdict = judge(scan(*lines), CHAT, None, Dialect.OPENAI, skips_invalid_lines=True)
+    assert (verdict.fails, verdict.of_file.problem_count, verdict.of_requests.problem_count) == (False, 0, 2)
+    assert [(each.line, each.code) for each in verdict.reasons.problems] == [
+        (2, "url_mismatch"),
+        (3, "invalid_method"),
+    ]
+
+
+def test_lines_of_very_many_urls_do_not_fail_the_one_that_is_right() -> None:
+    odd = [line(f"/v1/{number}", "POST", messages=["a"]) for number in range(300)]
+    survey = scan(*odd, line(CHAT, "POST", messages=["a"]))
+    assert not judge(survey, CHAT, None, Dialect.OPENAI, skips_invalid_lines=True).fails

@@ -83,14 +83,14 @@ async def test_what_is_inflated_is_bounded(make_api: MakeApi) -> None:
     assert (status, b"request_too_large" in answer) == (413, True)
 
 
-@pytest.mark.parametrize("coding", ["zstd", "br", "deflate", "gzip, gzip", "x" * 1000])
+@pytest.mark.parametrize("coding", ["br", "deflate", "gzip, gzip", "x" * 1000])
 async def test_other_codings_are_named(api: Api, content: bytes, coding: str) -> None:
     location = (await api.reserve()).headers["location"]
     response = await api.client.put(location, content=content, headers={"content-encoding": coding})
     error = check_shape(response)
     assert (response.status_code, error["code"]) == (415, "unsupported_encoding")
     assert coding[:64] in error["message"]
-    assert response.headers["accept-encoding"] == "gzip"
+    assert response.headers["accept-encoding"] == "gzip, zstd"
     assert (
         await api.client.put(location, content=content, headers={"content-encoding": "identity"})
     ).status_code == 200

@@ -17,7 +17,7 @@ from backfill.batch import Batch, Price, Reservation, State, Usage, UsageRow
 from backfill.intake import describe_data_size
 from backfill.status import Bottleneck, ReplicaState, ReplicaStatus
 from backfill.store import Metadata, UsageRecords
-from backfill.web.api.schemas import EnginePage
+from backfill.web.api.engine_schemas import EnginePage
 from tests.support.replicas import make_replica
 from tests.unit.web.conftest import Api, MakeApi
 

@@ -1,20 +1,35 @@
 """Batches: create, look at, list, pause, resume, cancel. Who works on them and when is decided elsewhere."""
 
-from typing import Annotated, Any, Literal
+import asyncio
+from typing import Annotated, Any, Literal, NamedTuple
 
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.responses import Response
 
 from backfill.api_key import Caller
-from backfill.batch import ENDPOINTS, Batch, Dialect, Standing
-from backfill.errors import InvalidInput, NotFound
+from backfill.batch import ENDPOINTS, HOUR_MS, Batch, Dialect, File, Standing
+from backfill.errors import InvalidInput, NotFound, TooLarge
 from backfill.turns import Attempt, BatchRequest, check_endpoint
-from backfill.web.api.batch_members import BatchName, describe_members, find_name
+from backfill.web.api.batch_members import (
+    BatchName,
+    OnInvalidLines,
+    describe_members,
+    find_name,
+    find_skips_invalid_lines,
+)
 from backfill.web.api.bodies import JsonResponse, read_body
-from backfill.web.api.dialects import dialect_of_file, dialect_of_list, named_dialect, render_batch
+from backfill.web.api.dialects import (
+    dialect_of_file,
+    dialect_of_list,
+    dialect_of_requests,
+    named_dialect,
+    render_batch,
+)
 from backfill.web.api.errors import explain_validation
+from backfill.web.api.file_limits import find_limits
 from backfill.web.api.idempotency import read_attempt
+from backfill.web.api.inline_requests import InlineRequests, take_out_requests
 from backfill.web.api.keys import CallerOf, Owner
 from backfill.web.api.services import Services, ServicesOf
 from backfill.wire import parse_window
@@ -44,13 +59,24 @@ class _ExpiresAfter(BaseModel):
     seconds: Annotated[int, Field(ge=3600, le=2_592_000)]
 
 
+_ONE_INPUT: dict[str, Any] = {
+    "oneOf": [
+        {"required": ["input_file_id"], "properties": {"input_file_id": {"type": "string"}}},
+        {"required": ["requests"], "properties": {"requests": {"type": "array"}}},
+    ]
+}
+
+
 class CreateBatch(BaseModel):
     """The body of POST /v1/batches. Members that are not known are for other servers, and are let pass."""
 
-    model_config = ConfigDict(strict=True, extra="ignore")
+    model_config = ConfigDict(strict=True, extra="ignore", json_schema_extra=_ONE_INPUT)
 
     endpoint: Annotated[str, Field(json_schema_extra={"examples": list(ENDPOINTS)})]
-    input_file_id: Annotated[str, Field(min_length=1, max_length=128)]
+    input_file_id: Annotated[str, Field(min_length=1, max_length=128)] | None = None
+    requests: (
+        Annotated[list[dict[str, Any]], Field(min_length=1, description="As lines of a file, instead of one.")] | None
+    ) = None
     completion_window: str | None = None
     model_id: _Text | None = None
     priority: Annotated[int, Field(ge=-_PRIORITY_MAX, le=_PRIORITY_MAX)] | None = None
@@ -63,17 +89,19 @@ class CreateBatch(BaseModel):
     ) = None
     output_expires_after: _ExpiresAfter | None = None
     name: BatchName | None = None
+    on_invalid_lines: OnInvalidLines | None = None
 
 
 @router.post("/v1/batches")
 async def create_batch(request: Request, services: ServicesOf, caller: CallerOf) -> Response:
     """Make a batch of a file that is here; its lines are judged afterwards."""
-    wanted = _parse(await read_body(request, CREATE_BYTES_MAX))
-    attempt = read_attempt(request, "create", describe_members(wanted))
+    wanted, inline = await _read(request, services.config.limits.inline_size_bytes)
+    asked = (describe_members(wanted),) if inline is None else (describe_members(wanted), inline.digest)
+    attempt = read_attempt(request, "create", *asked)
     # First, since the file may be gone by the time that a request is sent again.
     batch = await services.turns.find_repeated(caller.owner, attempt)
     if batch is None:
-        batch = await _create(request, services, caller, wanted, attempt)
+        batch = await _create(request, services, caller, _Order(wanted, inline, attempt))
     return await answer_created(request, services, batch)
 
 
@@ -139,6 +167,38 @@ async def answer_created(request: Request, services: Services, batch: Batch) -> 
     return JsonResponse({"job": rendered, "warning": warning}, status_code=201)
 
 
+class _Order(NamedTuple):
+    """A create call that was read."""
+
+    wanted: CreateBatch
+    inline: InlineRequests | None
+    attempt: Attempt
+
+
+async def _read(request: Request, inline_bytes_max: int) -> tuple[CreateBatch, InlineRequests | None]:
+    hint = " With requests in it that is the setting limits.inline_size_bytes; upload a file for more."
+    body = await read_body(request, max(CREATE_BYTES_MAX, inline_bytes_max), hint)
+    body, requests = take_out_requests(body) if len(body) <= inline_bytes_max else (body, None)
+    if len(body) > CREATE_BYTES_MAX:
+        message = f"The body is larger than the {CREATE_BYTES_MAX} bytes that it may have besides requests.{hint}"
+        raise TooLarge(message, code="request_too_large")
+    wanted = _parse(body)
+    if wanted.requests is not None and len(body) > inline_bytes_max:
+        message = f"The body is larger than {inline_bytes_max} bytes.{hint}"
+        raise TooLarge(message, param="requests", code="request_too_large")
+    if wanted.requests is not None:
+        raise InvalidInput("The body is not valid JSON: it holds what is no JSON number or text.", param="requests")
+    if (wanted.input_file_id is None) is (requests is None):
+        told = "both" if requests is not None else "neither"
+        message = (
+            "Give either input_file_id, the id of an uploaded file, or requests, the requests themselves; "
+            f"this body has {told}."
+        )
+        raise InvalidInput(message, param="input_file_id")
+    # In a thread: it may be megabytes.
+    return wanted, None if requests is None else await asyncio.to_thread(InlineRequests.read, requests)
+
+
 def _parse(body: bytes) -> CreateBatch:
     if not body.strip():
         raise InvalidInput("The body is empty; send a JSON object with endpoint and input_file_id.")
@@ -149,30 +209,56 @@ def _parse(body: bytes) -> CreateBatch:
         raise InvalidInput(message, param=param) from None
 
 
-async def _create(request: Request, services: Services, caller: Caller, wanted: CreateBatch, attempt: Attempt) -> Batch:
-    check_endpoint(wanted.endpoint, services.config.listed_endpoints)
+async def _create(request: Request, services: Services, caller: Caller, order: _Order) -> Batch:
+    wanted = order.wanted
+    endpoint = check_endpoint(wanted.endpoint, services.config.listed_endpoints)
+    limits = services.config.limits
+    window_ms = round(limits.window_h * HOUR_MS)
     if wanted.completion_window is not None:
-        limits = services.config.limits
-        parse_window(wanted.completion_window, limits.window_min_h, limits.window_max_h)
+        window_ms = parse_window(wanted.completion_window, limits.window_min_h, limits.window_max_h)
+    keep_s = wanted.output_expires_after.seconds if wanted.output_expires_after else None
+    skips_invalid_lines = find_skips_invalid_lines(wanted.on_invalid_lines, wanted.metadata)
+    if order.inline is None:
+        file = await _find_file(services, wanted.input_file_id or "", caller.owner)
+        dialect = dialect_of_file(request, file)
+    else:
+        dialect = dialect_of_requests(request)
+        own_limits = find_limits(services.intake, caller)
+        asked, keeps = (dialect, endpoint), (window_ms, keep_s)
+        file = await order.inline.seal(services.intake, own_limits, caller.owner, asked, keeps)
+    made: Batch | None = None
     try:
-        file = await services.metadata.get_file(wanted.input_file_id, caller.owner)
-        return await services.turns.create(
+        made = await services.turns.create(
             BatchRequest(
                 owner=caller.owner,
                 key_id=caller.key_id,
-                endpoint=wanted.endpoint,
+                endpoint=endpoint,
                 input_file_id=file.id,
                 file=file,
                 completion_window=wanted.completion_window,
                 model_id=wanted.model_id,
                 priority=wanted.priority or 0,
                 metadata=wanted.metadata,
-                dialect=dialect_of_file(request, file),
-                output_expires_after_s=wanted.output_expires_after.seconds if wanted.output_expires_after else None,
-                attempt=attempt,
+                dialect=dialect,
+                output_expires_after_s=keep_s,
+                attempt=order.attempt,
                 name=find_name(wanted.name, wanted.metadata),
+                skips_invalid_lines=skips_invalid_lines,
             )
         )
+    except NotFound as error:
+        raise NotFound(error.message, param="input_file_id") from None
+    else:
+        return made
+    finally:
+        # The same call, sent twice at once, may have made its batch meanwhile: of a file of its own.
+        if order.inline is not None and (made is None or made.input_file_id != file.id):
+            await services.intake.remove(file.id)
+
+
+async def _find_file(services: Services, file_id: str, owner: str) -> File:
+    try:
+        return await services.metadata.get_file(file_id, owner)
     except NotFound as error:
         raise NotFound(error.message, param="input_file_id") from None
 

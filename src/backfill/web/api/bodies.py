@@ -31,12 +31,12 @@ def content_length(request: Request) -> int | None:
     return int(announced) if _LENGTH.fullmatch(announced) else None
 
 
-async def read_body(request: Request, limit_bytes: int) -> bytes:
-    """The whole body; raises TooLarge as soon as it passes the limit."""
+async def read_body(request: Request, limit_bytes: int, hint: str = "") -> bytes:
+    """The whole body; raises TooLarge as soon as it passes the limit, with a hint of what else may be done."""
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
         if len(body) > limit_bytes:
-            message = f"The body is larger than the {limit_bytes} bytes that this request may have."
+            message = f"The body is larger than the {limit_bytes} bytes that this request may have.{hint}"
             raise TooLarge(message, code="request_too_large")
     return bytes(body)

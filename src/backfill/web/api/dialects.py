@@ -5,6 +5,7 @@
    Together's dialect, one of purpose `batch` a batch of OpenAI's, and a batch keeps the dialect it was made in.
 3. A list of batches has no file to look at: there the client decides, by its User-Agent, or else by paging
    (`limit` or `after` in the query), which only OpenAI's clients do. Files look the same in both, on plain `/v1`.
+   So it does for a batch whose requests stand in its create call; for a client of no name that is Together's.
 4. A list of models is a bare array for Together's own clients; all others, of whatever name, know OpenAI's list.
 """
 
@@ -24,6 +25,7 @@ __all__ = [
     "dialect_of_file",
     "dialect_of_list",
     "dialect_of_models",
+    "dialect_of_requests",
     "named_dialect",
     "render_batch",
     "render_file",
@@ -55,6 +57,11 @@ def dialect_of_file(request: Request, file: File) -> Dialect:
     """The dialect of a batch that is made of `file`."""
     by_purpose = Dialect.OPENAI if file.purpose in openai.PURPOSES else Dialect.TOGETHER
     return named_dialect(request) or by_purpose
+
+
+def dialect_of_requests(request: Request) -> Dialect:
+    """The dialect of a batch whose requests stand in its create call."""
+    return named_dialect(request) or _dialect_of_client(request) or Dialect.TOGETHER
 
 
 def dialect_of_list(request: Request) -> Dialect:

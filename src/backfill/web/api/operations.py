@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from backfill.batch import MEDIA_PURPOSES
-from backfill.web.api import key_schemas, money_schemas, schemas
+from backfill.web.api import engine_schemas, key_schemas, money_schemas, schemas
 from backfill.web.api.admin_keys import CreateKey
 from backfill.web.api.batches import CreateBatch
 from backfill.web.api.estimates import WantedEstimate
@@ -207,7 +207,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/embeddings"): _pass_on(streams=False),
     ("POST", "/v1/responses"): _pass_on(streams=True),
     ("POST", "/v1/estimates"): _exchange(WantedEstimate, EstimateAnswer),
-    ("GET", "/v1/engines"): _one(schemas.EnginePage),
+    ("GET", "/v1/engines"): _one(engine_schemas.EnginePage),
     ("POST", "/v1/gc"): Operation(
         (_json(schemas.Garbage),),
         (400, 401, 403, 413, 500, 503),

@@ -137,7 +137,7 @@ class _View:
         request = self._source.read(index.body_offsets[line], index.body_lengths[line])
         entry = fold.find(line)
         answer = None if entry is None else fold.read_body(entry)
-        custom_id: str = msgspec.json.decode(index.custom_id_json(line))
+        custom_id: str = msgspec.json.decode(index.custom_id_json(line)) or ""
         status = 0 if entry is None else entry.status
         return Line(line + 1, custom_id, _name_outcome(fold, line), status, request, answer)
 
