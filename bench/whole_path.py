@@ -1,6 +1,7 @@
 """A batch from upload to output file, through a real server and the null engine."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,9 +52,20 @@ def check_results(server: BackfillServer, batch: dict[str, str | None], lines: i
     return [*violations, f"{len(error)} lines are in the error file"] if error else violations
 
 
-def measure_whole_path(folder: Path, path: Path, lines: int, concurrency: int, timeout_s: float) -> WholePath:
-    """Run one batch of `lines` on a fresh server and engine."""
-    with NullEngine() as engine, BackfillServer(folder / "data", name_null_engine(engine.url, concurrency)) as server:
+def measure_whole_path(
+    folder: Path,
+    path: Path,
+    lines: int,
+    concurrency: int,
+    timeout_s: float,
+    *,
+    settings: Mapping[str, str] | None = None,
+) -> WholePath:
+    """Run one batch of `lines` on a fresh server, with these other settings, and a fresh engine."""
+    with (
+        NullEngine() as engine,
+        BackfillServer(folder / "data", name_null_engine(engine.url, concurrency), settings) as server,
+    ):
         time.sleep(_REST_S)
         peak_is_reset = reset_peak(server.pid)
         idle_mb = read_resident_mb(server.pid)

@@ -36,15 +36,20 @@ _DIE_WITH_PARENT = 1
 class PostgresServer:
     """A context manager; stopped and started again it has the same address and the same data."""
 
-    def __init__(self, *settings: str, is_durable: bool = False) -> None:
-        """`settings`: of the server, as "name=value". Without `is_durable` nothing is synced to disk."""
+    def __init__(self, *settings: str, parent: Path | None = None, is_durable: bool = False) -> None:
+        """`settings`: of the server, as "name=value". Without `is_durable` nothing is synced to disk.
+
+        `parent`: where its folder is made, if it may enter there.
+        """
+        self._parent = parent
         self.password = secrets.token_hex(8)
         self._settings = [f"fsync={'on' if is_durable else 'off'}", "max_connections=200", *settings]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         self._user = _UNPRIVILEGED if os.geteuid() == 0 else None
-        self._folder = Path(tempfile.mkdtemp(prefix="backfill-postgres-"))
+        parent = self._parent if self._parent is not None and _may_enter(self._parent, self._user) else None
+        self._folder = Path(tempfile.mkdtemp(prefix="backfill-postgres-", dir=parent))
         try:
             self._programs = _find_programs(self._folder, self._user)
             self._make_data()
@@ -158,11 +163,15 @@ def _find_programs(folder: Path, user: str | None) -> Path:
         message = "PostgreSQL's programs are not here: pip install -r requirements/dev.txt"
         raise RuntimeError(message)
     installed = Path(spec.origin).parent / _VERSION
-    if user is None or all(parent.stat().st_mode & 0o005 == 0o005 for parent in (installed, *installed.parents)):
+    if _may_enter(installed, user):
         return installed / "bin"
     # Only root may look into the folders above: the other user needs a copy.
     shutil.copytree(installed, folder / "programs", symlinks=True)
     return folder / "programs" / "bin"
+
+
+def _may_enter(folder: Path, user: str | None) -> bool:
+    return user is None or all(each.stat().st_mode & 0o005 == 0o005 for each in (folder, *folder.absolute().parents))
 
 
 def _find_port() -> int:

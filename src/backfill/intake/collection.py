@@ -90,7 +90,7 @@ async def find_leftovers(
     intake: Intake, metadata: Metadata, ages: RetentionConfig, quarantine_h: float, grace_ms: int = 0
 ) -> list[Leftover]:
     """All that can go now, with its size; files so long after their own expiry."""
-    now = now_ms()
+    now = metadata.database.now_ms()
     aging = Aging(metadata.database)
     due = [_Due("expired", file.id, file_prefix(file.id)) for file in await metadata.find_expired_files(now - grace_ms)]
     aged = await aging.find_files(_before(now, ages.inputs_days), _before(now, ages.outputs_days))

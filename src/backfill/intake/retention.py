@@ -122,7 +122,7 @@ class Retention:
 
     async def remove_expired(self) -> int:
         """Remove what is due, and say how many files that were; raises once all are tried."""
-        due_at_ms = now_ms() - self._grace_ms
+        due_at_ms = self._metadata.database.now_ms() - self._grace_ms
         expired = await self._metadata.find_expired_files(due_at_ms)
         return await self._try_each(
             [file.id for file in expired], lambda file_id: self._remove_expired(file_id, due_at_ms)

@@ -1,0 +1,1 @@
+"""The part `scale`: what several workers share, and what it costs."""

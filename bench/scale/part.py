@@ -1,0 +1,17 @@
+"""The part `scale`: its measurements, one after the other."""
+
+from collections.abc import Callable
+
+from bench.findings import Findings, Setting
+from bench.scale.claims import measure_claims
+from bench.scale.rows import measure_rows
+
+__all__ = ["measure_scale"]
+
+_MEASUREMENTS: tuple[Callable[[Setting, Findings], None], ...] = (measure_claims, measure_rows)
+
+
+def measure_scale(setting: Setting, findings: Findings) -> None:
+    """Every figure of what is shared."""
+    for measure in _MEASUREMENTS:
+        measure(setting, findings)
