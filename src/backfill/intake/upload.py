@@ -237,10 +237,6 @@ def _make_conflict(file_id: str) -> Conflict:
     return Conflict(f"The file {file_id} is being uploaded already.", code="upload_in_progress")
 
 
-def _name_duty(file_id: str) -> str:
-    return f"file {file_id}"
-
-
 class Intake:
     """The way in: reserve a file's id, receive its bytes."""
 
@@ -312,19 +308,19 @@ class Intake:
     @asynccontextmanager
     async def lock(self, file_id: str) -> AsyncIterator[None]:
         """For whoever completes or cancels this file: one at a time, of all processes, and the next one waits."""
-        async with self._find_lock(file_id), self.duties.alone_at(_name_duty(file_id)):
+        async with self._find_lock(file_id), self.duties.alone_at(f"file {file_id}"):
             yield
 
     @asynccontextmanager
     async def lock_if_free(self, file_id: str) -> AsyncIterator[bool]:
         """The same, but wait for no other process: whether none does anything with the file."""
-        async with self._find_lock(file_id), self.duties.trying(_name_duty(file_id)) as is_free:
+        async with self._find_lock(file_id), self.duties.trying(f"file {file_id}") as is_free:
             yield is_free
 
     @asynccontextmanager
     async def receiving(self, file_id: str) -> AsyncIterator[None]:
         """For whoever receives the bytes of a reserved file; raises Conflict while another process does."""
-        async with self.duties.trying(_name_duty(file_id)) as is_free:
+        async with self.duties.trying(f"file {file_id}") as is_free:
             if not is_free:
                 raise _make_conflict(file_id)
             yield
