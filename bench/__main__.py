@@ -25,6 +25,7 @@ from bench.people.part import measure_people
 from bench.prefix_throughput import measure_prefixes
 from bench.replica_throughput import measure_replicas
 from bench.report import make_report
+from bench.scale.objects import measure_objects
 from bench.scale.part import measure_scale
 from bench.server_cost import measure_batches, measure_recoveries, measure_uploads
 from bench.service.part import measure_service
@@ -49,6 +50,7 @@ _PARTS: dict[str, Callable[[Setting, Findings], None]] = {
     "media": measure_media,
     "people": measure_people,
     "scale": measure_scale,
+    "objects": measure_objects,
 }
 
 

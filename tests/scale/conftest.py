@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.seaweed import ObjectServer
+from bench.scale.seaweed import ObjectServer
 from tests.support.stores import DiskStore, ObjectStore, Store
 
 

@@ -13,7 +13,7 @@ from backfill.batch import Outcome, Usage
 from backfill.engines.environment import choose_environment
 from backfill.errors import StoreUnavailable
 from backfill.journal import Fold, Record, SegmentWriter, Tail
-from tests.support.seaweed import SECRET_KEY, ObjectServer
+from bench.scale.seaweed import SECRET_KEY, ObjectServer
 from tests.support.stores import ObjectStore
 
 pytestmark = pytest.mark.scale

@@ -14,9 +14,9 @@ from backfill.config import load_config
 from backfill.journal import Fold
 from backfill.store import Blobs, open_blobs
 from bench.null.process import NullEngine, Stats
+from bench.scale.seaweed import ObjectServer
 from tests.support.client import Client
 from tests.support.lines import marker_of, request_lines
-from tests.support.seaweed import ObjectServer
 from tests.support.server_process import BackfillServer
 
 pytestmark = pytest.mark.scale

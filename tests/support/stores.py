@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from backfill.config import load_config
 from backfill.store import Blobs, LocalBlobs, open_blobs
-from tests.support.seaweed import ObjectServer
+from bench.scale.seaweed import ObjectServer
 
 __all__ = ["DiskStore", "ObjectStore", "Store"]
 

@@ -1,6 +1,7 @@
-"""SeaweedFS as an S3 server of the tests' own: a real object store, in a folder, ended by its process id."""
+"""SeaweedFS as an S3 server of one's own: a real object store, in a folder, ended by its process id."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -38,7 +40,8 @@ class ObjectServer:
         self._folder.mkdir(parents=True, exist_ok=True)
         (folder / "s3.json").write_text(_IDENTITIES % (ACCESS_KEY, SECRET_KEY))
         names = ("master", "volume", "filer", "s3")
-        ports = _free_ports(2 * len(names))
+        ports = _free_ports(2 * len(names) + 1)
+        self._metrics_port = ports.pop()
         self._ports = dict(zip(names, zip(ports[: len(names)], ports[len(names) :], strict=True), strict=True))
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -51,6 +54,15 @@ class ObjectServer:
     def port(self) -> int:
         """The port of `endpoint`."""
         return self._ports["s3"][0]
+
+    def count_calls(self) -> Counter[str]:
+        """How many calls it has answered so far, by their kind."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._metrics_port}/metrics", timeout=30) as answer:
+            page = answer.read().decode()
+        calls: Counter[str] = Counter()
+        for kind, count in re.findall(r'(?m)^SeaweedFS_s3_request_total\{.*?type="(\w+)".*?\} ([0-9.e+]+)$', page):
+            calls[kind] += round(float(count))
+        return calls
 
     def settings(self) -> dict[str, str]:
         """The settings of a server that keeps its blobs here, under a prefix of its own."""
@@ -90,7 +102,7 @@ class ObjectServer:
             "-master.telemetry=false",
             "-volume.max=100",
         ]
-        command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]
+        command += ["-s3.port.iceberg=0", "-s3.port.lance=0", f"-metricsPort={self._metrics_port}"]
         for name, (port, grpc_port) in self._ports.items():
             command += [f"-{name}.port={port}", f"-{name}.port.grpc={grpc_port}"]
         with (self._folder / "log").open("ab") as log:
