@@ -20,6 +20,7 @@ from backfill.web.api import (
     results,
     retry,
     service,
+    tables,
     uploads,
     usage,
 )
@@ -44,6 +45,7 @@ _PARTS = (
     uploads,
     parts,
     files,
+    tables,
     batches,
     results,
     retry,
