@@ -23,13 +23,13 @@ from typing import NamedTuple
 import msgspec
 
 from backfill.errors import Conflict
+from backfill.purposes import MEDIA_PURPOSES
 
 __all__ = [
     "AUDIO_ENDPOINTS",
     "AUDIO_TOKENS_PER_S",
     "ENDPOINTS",
     "HOUR_MS",
-    "MEDIA_PURPOSES",
     "TRANSITIONS",
     "Batch",
     "BatchProblem",
@@ -51,8 +51,6 @@ __all__ = [
 ]
 
 HOUR_MS = 3_600_000
-MEDIA_PURPOSES = ("user_data", "vision")
-"""Of uploads that requests name by their id: pictures and clips. Their bytes are kept as they are."""
 AUDIO_ENDPOINTS = ("/v1/audio/transcriptions", "/v1/audio/translations")
 ENDPOINTS = (
     "/v1/chat/completions",
@@ -328,7 +326,7 @@ class File(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def is_media(self) -> bool:
-        """Whether requests may name it, and no batch can be made of it."""
+        """Whether requests may name it."""
         return self.purpose in MEDIA_PURPOSES
 
 

@@ -33,8 +33,8 @@ def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
         return source.read().decode()
 
 
-def make_batches(server: BackfillServer, engine: NullEngine) -> tuple[str, str, str]:
-    """The id of a batch that has ended, of one that runs, and of a file that waits for its start."""
+def make_batches(server: BackfillServer, engine: NullEngine) -> tuple[str, str, str, str]:
+    """The id of a batch that has ended, of one that runs, and of a file and a table that wait for their start."""
     engine.behave(faults={marker_of(1): ["400"], marker_of(2): ["500"] * 5})
     with httpx.Client(base_url=server.url) as client:
 
@@ -53,7 +53,9 @@ def make_batches(server: BackfillServer, engine: NullEngine) -> tuple[str, str, 
             pass
         engine.behave(hold=True, faults=None)
         running = create()
-        return ended, running, upload()
+        table = {"file": ("a.csv", "id,text\n1,good\n2,\n")}
+        table_id = client.post("/v1/files", data={"purpose": "table"}, files=table).json()["id"]
+        return ended, running, upload(), table_id
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -61,13 +63,14 @@ def make_batches(server: BackfillServer, engine: NullEngine) -> tuple[str, str, 
 def test_no_page_shuts_anybody_out(
     browser: Browser, axe: str, server: BackfillServer, engine: NullEngine, scheme: str, width: int
 ) -> None:
-    ended, running, file_id = make_batches(server, engine)
+    ended, running, file_id, table_id = make_batches(server, engine)
     # For axe, which comes from outside; the policy is seen to by the other tests.
     context = browser.new_context(bypass_csp=True, viewport={"width": width, "height": 900})
     page = context.new_page()
     page.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
     paths = ["/", "/dashboard/batches", f"/dashboard/batches/{ended}", f"/dashboard/batches/{running}"]
     paths += ["/dashboard/new", f"/dashboard/new/{file_id}", "/dashboard/keys", "/dashboard/nothing"]
+    paths += [f"/dashboard/new/{table_id}"]
     found: list[Any] = []
     for path in paths:
         page.goto(server.url + path)
@@ -75,6 +78,11 @@ def test_no_page_shuts_anybody_out(
         assert page.evaluate("document.documentElement.scrollWidth") <= width, path
         page.evaluate(axe)
         found += [f"{path} {each}" for each in page.evaluate(ASK)]
+    # With what was written, and what it would ask.
+    for prompt in ("Say: {txt}", "Say: {text}"):
+        page.get_by_label("Prompt", exact=True).fill(prompt)
+        expect(page.locator("#preview")).to_contain_text("Say:" if "text" in prompt else "did you mean")
+        found += [f"{prompt} {each}" for each in page.evaluate(ASK)]
     context.close()
     assert found == []
 

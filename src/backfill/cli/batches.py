@@ -13,6 +13,7 @@ from backfill.cli.following import count_lines, follow_progress, follow_results,
 from backfill.cli.options import AsJson, Endpoint, SkipInvalidLines
 from backfill.cli.progress import ProgressDisplay
 from backfill.cli.remote import RemoteServer
+from backfill.cli.result_tables import ResultForm, choose_form, download_as_table
 from backfill.cli.results import name_errors_file
 from backfill.cli.table_batches import check_ended, check_table_target, download_table, file_of_requests
 from backfill.cli.table_options import TableOptions, takes_table_options
@@ -249,6 +250,10 @@ def download(  # noqa: PLR0913 - an option each
         str | None,
         typer.Option("--table", metavar="TABLE", help="What the batch was made of; the answers go beside its rows."),
     ] = None,
+    form: Annotated[
+        ResultForm | None,
+        typer.Option("--format", help="As csv or parquet: one table of all rows, also while the batch runs."),
+    ] = None,
     url: Url = None,
     api_key_env: KeyVariable = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
@@ -256,6 +261,11 @@ def download(  # noqa: PLR0913 - an option each
 ) -> None:
     """Fetch the answers and errors of an ended batch."""
     with end_on_error(as_json=as_json):
+        chosen = choose_form(form, errors_path, table_name)
+        if chosen is not ResultForm.JSONL:
+            table.refuse_all(f"does not go with --format {chosen}; the server knows how the batch was made")
+            server = (url, api_key_env)
+            raise typer.Exit(download_as_table(batch_id, chosen, output_path, server, force=force, as_json=as_json))
         if table_name is not None:
             target = check_table_target(table_name, output_path, force=force)
             code = download_table(batch_id, table_name, target, table, (url, api_key_env), as_json=as_json)

@@ -158,6 +158,14 @@ class RemoteServer:
             async for piece in response.content.iter_chunked(_PIECE_BYTES):
                 target.write(piece)
 
+    async def download_table(self, batch_id: str, form: str, target: BinaryIO) -> None:
+        """Write all rows of a batch with what became of them, as `csv` or `parquet`."""
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=_RESULT_SILENCE_S)
+        path = f"/batches/{_quote(batch_id)}/results"
+        async with self._open("GET", path, params={"format": form}, timeout=timeout) as response:
+            async for piece in response.content.iter_chunked(_PIECE_BYTES):
+                target.write(piece)
+
     async def stream_results(self, batch_id: str, *, after: int) -> AsyncIterator[bytes]:
         """The result lines behind the first `after`, as they finish; a line that was cut off is left out."""
         path = f"/batches/{_quote(batch_id)}/results"

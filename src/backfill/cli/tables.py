@@ -1,8 +1,7 @@
 """`backfill make` and `backfill join`: tables and the files of any server with a Batch API."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -19,11 +18,13 @@ from backfill.tables import (
     AnswerReader,
     RequestBuilder,
     ResultFiles,
+    RowIds,
     Table,
     Unsendable,
     check_known,
     check_new,
     check_same_form,
+    number_rows,
     open_table,
 )
 from backfill.tables import join as join_results
@@ -153,8 +154,8 @@ def write_requests(table: Table, builder: RequestBuilder, file: BinaryIO, limit:
     """Write a line for each row; how many, and why the others have none. Raises InvalidInput if two have one id."""
     written = 0
     left_out: list[str] = []
-    ids = _Ids(table, builder)
-    for number, values in _number_rows(table, builder, limit):
+    ids = RowIds(table, builder)
+    for number, values in number_rows(table, builder, limit):
         try:
             line = builder.build(number, values)
             ids.check(number, values)
@@ -176,38 +177,15 @@ def tell_left_out(reasons: Sequence[str]) -> None:
 
 def check_ids(table: Table, builder: RequestBuilder, limit: int | None) -> None:
     """Raise InvalidInput if two rows have one id; those without any fail by themselves."""
-    ids = _Ids(table, builder)
-    for number, values in _number_rows(table, builder, limit):
+    ids = RowIds(table, builder)
+    for number, values in number_rows(table, builder, limit):
         with suppress(Unsendable):
             ids.check(number, values)
 
 
-class _Ids:
-    """The ids so far."""
-
-    def __init__(self, table: Table, builder: RequestBuilder) -> None:
-        self._table = table
-        self._builder = builder
-        self._first: dict[str, int] = {}
-
-    def check(self, number: int, values: Sequence[Any]) -> None:
-        """Raise InvalidInput if a row before had the same id, Unsendable if this one has none."""
-        column = self._builder.plan.id_column
-        if column is None:
-            return
-        name = self._builder.name_row(values)
-        first = self._first.setdefault(name, number)
-        if first != number:
-            message = (
-                f"{self._table.name} has the id {name!r} twice in the column {column!r}, in the rows {first + 1} and "
-                f"{number + 1}; ids must tell rows apart."
-            )
-            raise InvalidInput(message, param="id", code="duplicate_id")
-
-
 def preview(table: Table, builder: RequestBuilder, count: int, *, as_json: bool) -> None:
     """Show what the first rows would ask."""
-    for number, values in _number_rows(table, builder, count):
+    for number, values in number_rows(table, builder, count):
         try:
             line = builder.build(number, values)
         except Unsendable as error:
@@ -244,8 +222,3 @@ def _show(number: int, body: dict[str, Any]) -> None:
             write_out(f"{name}: {body.pop(name)}")
     if body:
         write_out(f"besides: {msgspec.json.encode(body).decode()}")
-
-
-def _number_rows(table: Table, builder: RequestBuilder, limit: int | None) -> Iterator[tuple[int, Sequence[Any]]]:
-    rows = (values for block in table.read() for values in block.take(builder.columns))
-    return enumerate(islice(rows, limit))

@@ -1,6 +1,7 @@
 from .collection import Leftover, collect
 from .failed_lines import copy_failed_lines
 from .failures import FailureChoice, group_failures
+from .file_limits import FileLimits, make_size_error
 from .inputs import Inputs
 from .parts import (
     Part,
@@ -15,25 +16,34 @@ from .parts import (
 from .recovery import Recovery, check_database, check_place, check_rows, recover
 from .retention import Retention, describe_data_size, sweep_files
 from .scanner import LineScanner
-from .upload import FileLimits, Intake, Upload, make_size_error, new_file_id
+from .table_origin import TableOrigin, read_origin
+from .table_requests import LeftOut, MadeRequests, TablePreview, make_requests, preview_requests
+from .upload import Intake, Upload, new_file_id
 from .uploaded_media import UploadedMedia
+from .uploaded_tables import TableFacts, UploadedTables
 
 __all__ = [
     "FailureChoice",
     "FileLimits",
     "Inputs",
     "Intake",
+    "LeftOut",
     "Leftover",
     "LineScanner",
+    "MadeRequests",
     "Part",
     "PartUploads",
     "PartWriter",
     "Recovery",
     "Retention",
     "StartedUpload",
+    "TableFacts",
+    "TableOrigin",
+    "TablePreview",
     "Upload",
     "UploadPlan",
     "UploadedMedia",
+    "UploadedTables",
     "check_database",
     "check_place",
     "check_rows",
@@ -42,9 +52,12 @@ __all__ = [
     "describe_data_size",
     "group_failures",
     "make_part_error",
+    "make_requests",
     "make_size_error",
     "new_file_id",
     "new_part_id",
+    "preview_requests",
+    "read_origin",
     "recover",
     "sweep_files",
     "upload_id_of",

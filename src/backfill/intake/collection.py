@@ -8,6 +8,7 @@ from backfill.config import Config, RetentionConfig
 from backfill.errors import InvalidInput
 from backfill.intake.recovery import check_place
 from backfill.intake.upload import Intake
+from backfill.purposes import OPAQUE_PURPOSES
 from backfill.store import (
     JOURNALS_PREFIX,
     QUARANTINE_PREFIX,
@@ -94,7 +95,10 @@ async def find_leftovers(
     aging = Aging(metadata.database)
     due = [_Due("expired", file.id, file_prefix(file.id)) for file in await metadata.find_expired_files(now - grace_ms)]
     aged = await aging.find_files(_before(now, ages.inputs_days), _before(now, ages.outputs_days))
-    due += [_Due("input" if file.survey or file.is_media else "output", file.id, file_prefix(file.id)) for file in aged]
+    due += [
+        _Due("input" if file.survey or file.purpose in OPAQUE_PURPOSES else "output", file.id, file_prefix(file.id))
+        for file in aged
+    ]
     due += [_Due("journal", name, journal_prefix(name)) for name in await find_aged_journals(intake.blobs, aging, ages)]
     names = await asyncio.to_thread(intake.blobs.list_folders, QUARANTINE_PREFIX)
     for name in names:

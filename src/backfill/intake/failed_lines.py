@@ -9,6 +9,7 @@ import msgspec
 from backfill.batch import Batch, File, FileStatus
 from backfill.errors import Conflict
 from backfill.intake.failures import ALL_FAILED, FailureChoice, find_failed_offsets, group_failures
+from backfill.intake.table_origin import copy_origin
 from backfill.intake.upload import Intake, new_file_id
 from backfill.store import Blobs, content_key
 
@@ -39,6 +40,7 @@ async def copy_failed_lines(
         pieces = _cut_out(intake.blobs.read_chunks(content_key(source.id), 0, source.size_bytes), offsets)
         while piece := await asyncio.to_thread(next, pieces, b""):
             await upload.feed(piece)
+        await asyncio.to_thread(copy_origin, intake.blobs, source.id, upload.file_id)
         draft = msgspec.structs.replace(
             source,
             id=upload.file_id,

@@ -15,7 +15,8 @@ import msgspec
 
 from backfill.batch import File, FileStatus
 from backfill.errors import Conflict, InvalidInput, NotFound, StoreUnavailable, TooLarge
-from backfill.intake.upload import FileLimits, Intake, Upload, make_size_error
+from backfill.intake.file_limits import FileLimits, make_size_error
+from backfill.intake.upload import Intake, Upload
 from backfill.store import BlobWriter, Metadata, part_key, parts_prefix, upload_plan_key
 
 __all__ = [

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from backfill.batch import File, FileStatus
 from backfill.config import StoreConfig
 from backfill.errors import InvalidInput, NotFound, RowsLost, StoreUnavailable
+from backfill.purposes import OPAQUE_PURPOSES
 from backfill.store import (
     FACTS,
     FILES_PREFIX,
@@ -150,7 +151,9 @@ def _judge(blobs: Blobs, rows: _Rows, *, is_lost: bool) -> Recovery:
         file = read_facts(blobs, file_id)
         if file is None or file.id != file_id:
             recovery.damaged[file_id] = "what lies beside its content cannot be read"
-        elif not file.survey and not file.is_media and file.filename.partition("_")[0] in rows.unended:
+        elif (
+            not file.survey and file.purpose not in OPAQUE_PURPOSES and file.filename.partition("_")[0] in rows.unended
+        ):
             recovery.repeated.append(file)
         elif reason := _find_damage(blobs, file):
             recovery.damaged[file_id] = reason

@@ -1,22 +1,25 @@
 """An upload becomes a sealed file and its index, in one streaming pass."""
 
 import asyncio
+import functools
 import hashlib
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 from weakref import WeakValueDictionary
 
 import msgspec
 
-from backfill.batch import MEDIA_PURPOSES, File, FileStatus
+from backfill.batch import File, FileStatus
 from backfill.config import LimitsConfig, MediaConfig
-from backfill.errors import Conflict, InvalidInput, NotFound, StoreUnavailable, TooLarge
+from backfill.errors import Conflict, InvalidInput, NotFound, StoreUnavailable
 from backfill.inflation import Unpacker, name_unpacked
+from backfill.intake.file_limits import FileLimits, make_size_error
 from backfill.intake.inputs import Inputs
 from backfill.intake.scanner import LineScanner
 from backfill.journal import JournalHolds
+from backfill.purposes import OPAQUE_PURPOSES
 from backfill.store import (
     Aging,
     Blobs,
@@ -32,7 +35,10 @@ from backfill.store import (
 )
 from backfill.turns import Duties
 
-__all__ = ["FileLimits", "Intake", "Upload", "make_size_error", "new_file_id"]
+if TYPE_CHECKING:
+    from backfill.intake.uploaded_tables import UploadedTables
+
+__all__ = ["Intake", "Upload", "new_file_id"]
 
 # Large enough that the way to a worker thread costs little, small enough that memory does not show it.
 _PIECE_BYTES = 1 << 19
@@ -41,33 +47,6 @@ _PIECE_BYTES = 1 << 19
 def new_file_id() -> str:
     """A file id in the form that Together gives."""
     return f"file-{uuid.uuid4()}"
-
-
-class FileLimits(NamedTuple):
-    """What one file may hold."""
-
-    lines: int
-    size_bytes: int
-    """Of a file of requests."""
-    media_size_bytes: int
-    """Of a picture or a clip."""
-    is_own: bool = False
-    """Whether they are those of a key, and not the server's."""
-
-    def size_of(self, purpose: str | None) -> int:
-        """How many bytes a file of this purpose may have; None: of a purpose that is not known yet."""
-        if purpose is None:
-            return max(self.size_bytes, self.media_size_bytes)
-        return self.media_size_bytes if purpose in MEDIA_PURPOSES else self.size_bytes
-
-
-def make_size_error(limits: FileLimits, purpose: str | None = None, param: str = "file") -> TooLarge:
-    """For a file that is larger than it may be."""
-    size_bytes = limits.size_of(purpose)
-    setting = "limits.file_size_bytes" if size_bytes == limits.size_bytes else "media.audio_size_bytes"
-    whose = "the limit of your key" if limits.is_own else f"this server's limit (the setting {setting})"
-    message = f"The file is larger than {size_bytes} bytes, which is {whose}."
-    return TooLarge(message, param=param)
 
 
 class Upload:
@@ -83,9 +62,9 @@ class Upload:
         self._purpose = purpose
         self._size_limit_bytes = limits.size_of(purpose)
         self._writer = intake.blobs.create(content_key(file_id))
-        self._scanner = None if purpose in MEDIA_PURPOSES else _make_scanner(intake, limits)
-        """None: what comes is a picture or a clip."""
-        self._unpacker = None if purpose in MEDIA_PURPOSES else Unpacker()
+        self._scanner = None if purpose in OPAQUE_PURPOSES else _make_scanner(intake, limits)
+        """None: what comes is a picture, a clip or a table."""
+        self._unpacker = None if purpose in OPAQUE_PURPOSES else Unpacker()
         self._digest = hashlib.sha256()
         self._received_bytes = 0
         self._pieces: list[bytes] = []
@@ -132,8 +111,8 @@ class Upload:
         """Make the file durable and give its row, with the facts of `draft` for who, what name and what purpose.
 
         Raises:
-            InvalidInput: the draft names a SHA-256 that is not that of the bytes, or is of media and there are none;
-                or the bytes are compressed and cut off.
+            InvalidInput: the draft names a SHA-256 that is not that of the bytes, or is none of requests and
+                there are no bytes; or the bytes are compressed and cut off.
             TooLarge: there are more bytes than a file of the draft's purpose may have.
             Conflict: the file was sealed before, with other bytes.
 
@@ -143,9 +122,9 @@ class Upload:
         await self._finish_storing()
         if self._size_bytes > self._limits.size_of(draft.purpose):
             raise make_size_error(self._limits, draft.purpose)
-        if draft.is_media and not self._size_bytes:
+        if draft.purpose in OPAQUE_PURPOSES and not self._size_bytes:
             raise InvalidInput("The upload has no bytes.", param="file", code="empty_upload")
-        if self._scanner is None and not draft.is_media:
+        if self._scanner is None and draft.purpose not in OPAQUE_PURPOSES:
             raise InvalidInput("The purpose is named twice, and differently.", param="purpose")
         sha256 = self._digest.hexdigest()
         if draft.status is FileStatus.SEALED:
@@ -160,7 +139,7 @@ class Upload:
             raise InvalidInput(message, param="checksum", code="checksum_mismatch")
         file = msgspec.structs.replace(draft, status=FileStatus.SEALED, size_bytes=self._size_bytes, sha256=sha256)
         index = b""
-        if self._scanner is not None and not draft.is_media:
+        if self._scanner is not None and draft.purpose not in OPAQUE_PURPOSES:
             lines, survey = self._scanner.finish()
             file = msgspec.structs.replace(file, line_count=survey.lines, survey=msgspec.json.encode(survey))
             index = lines.encode()
@@ -188,7 +167,7 @@ class Upload:
             await self._take(piece)
         if self._unpacker.packing is None:
             return draft
-        if draft.is_media:
+        if draft.purpose in OPAQUE_PURPOSES:
             message = f"The file is compressed; name the purpose {draft.purpose} before it, and it is kept as it is."
             raise InvalidInput(message, param="purpose")
         return msgspec.structs.replace(draft, filename=name_unpacked(draft.filename))
@@ -276,6 +255,13 @@ class Intake:
             self.leave(draft.id)
             raise
         return draft
+
+    @functools.cached_property
+    def tables(self) -> "UploadedTables":
+        """The uploaded tables."""
+        from backfill.intake.uploaded_tables import UploadedTables  # noqa: PLC0415 - few are ever asked for one
+
+        return UploadedTables(self.blobs)
 
     @property
     def file_limits(self) -> FileLimits:

@@ -5,7 +5,8 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, bindparam, func, or_, select
 
-from backfill.batch import MEDIA_PURPOSES, File, FileStatus, State
+from backfill.batch import File, FileStatus, State
+from backfill.purposes import OPAQUE_PURPOSES
 from backfill.store.database import Database
 from backfill.store.rows import to_file
 from backfill.store.schema import batches, files
@@ -20,9 +21,9 @@ _READ = select(batches.c.input_file_id).where(
 _DELETE_UNREAD = files.delete().where(files.c.id == bindparam("sought"), ~_READ.exists())
 _HAS_FILE = select(files.c.id).where(files.c.id == bindparam("sought"))
 _IN_USE = select(batches.c.input_file_id).where(batches.c.state.in_([state for state in State if not state.is_final]))
-_IS_MEDIA = files.c.purpose.in_(MEDIA_PURPOSES)
-_IS_INPUT = or_(func.length(files.c.survey) > 0, _IS_MEDIA)
-# Which of them its requests name stands in its lines alone.
+_IS_OPAQUE = files.c.purpose.in_(OPAQUE_PURPOSES)
+_IS_INPUT = or_(func.length(files.c.survey) > 0, _IS_OPAQUE)
+# Which of them a batch's requests name or were made of stands in no row.
 _AT_WORK = select(batches.c.owner).where(batches.c.state.in_([state for state in State if not state.is_final]))
 _AGED = (
     select(files)
@@ -35,7 +36,7 @@ _AGED = (
             and_(~_IS_INPUT, files.c.created_at_ms <= bindparam("outputs_before")),
         ),
         files.c.id.not_in(_IN_USE),
-        or_(~_IS_MEDIA, files.c.owner.not_in(_AT_WORK)),
+        or_(~_IS_OPAQUE, files.c.owner.not_in(_AT_WORK)),
     )
     .order_by(files.c.created_at_ms)
 )
@@ -54,7 +55,7 @@ class Aging:
     async def find_files(self, inputs_before_ms: int | None, outputs_before_ms: int | None) -> list[File]:
         """Files without a time of their own that were made before then; None: none.
 
-        Left out are those that an unended batch reads, and media of owners who have such a batch.
+        Left out are those that an unended batch reads, and media and tables of owners who have such a batch.
         """
         values = {"inputs_before": inputs_before_ms or _NEVER_MS, "outputs_before": outputs_before_ms or _NEVER_MS}
         return [to_file(row) for row in await self._database.read(_AGED, values)]

@@ -24,7 +24,7 @@ class BatchFilter(NamedTuple):
     model: str = ""
     """Exactly this one."""
     text: str = ""
-    """In the id, the model, the metadata, the name or the id of the input file; any case."""
+    """In the id, the name, the model, the metadata, the name or the id of the input file; any case."""
     until_ms: int | None = None
     """Created by then, in ms since the epoch."""
 

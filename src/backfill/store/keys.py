@@ -15,6 +15,7 @@ __all__ = [
     "find_epoch",
     "index_key",
     "journal_prefix",
+    "origin_key",
     "part_key",
     "parts_prefix",
     "pending_facts_key",
@@ -65,6 +66,11 @@ def facts_key(file_id: str) -> str:
 def pending_facts_key(file_id: str) -> str:
     """The same before it has a row."""
     return f"{file_prefix(file_id)}/{PENDING_FACTS}"
+
+
+def origin_key(file_id: str) -> str:
+    """Of which table a file of requests was made, and how; stays as long as the file."""
+    return f"{file_prefix(file_id)}/origin"
 
 
 def upload_plan_key(file_id: str) -> str:

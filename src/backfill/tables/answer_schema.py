@@ -17,6 +17,8 @@ __all__ = ["AnswerSchema", "Misfit"]
 _KINDS = {"string": "str", "integer": "int", "number": "float", "boolean": "bool"}
 _NAME = "answer"
 _SHOWN_CHARACTERS = 60
+# What would have to be escaped in JSON.
+_UNNAMEABLE = re.compile(r'[\x00-\x1f"\\\ud800-\udfff]')
 # Models that were not held to the schema like to put their JSON into a block of Markdown.
 _FENCE = re.compile(r"\s*```(?:json)?\s*\n(?P<inside>.*?)\n?\s*```\s*", re.DOTALL)
 _PLACE = re.compile(r"(?P<fault>.*) - at `(?P<path>\$.*)`", re.DOTALL)
@@ -92,6 +94,13 @@ class AnswerSchema:
 
 
 def _make_decoder(columns: Sequence[AnswerColumn]) -> Callable[[str], Sequence[Any]]:
+    for column in columns:
+        if _UNNAMEABLE.search(column.name):
+            message = (
+                f"No column of answers can be called {column.name!r}: there is a quote, a backslash or a control "
+                "character in it."
+            )
+            raise InvalidInput(message, param="columns", code="bad_columns")
     # Columns may be called as no field may; what they are called in JSON is free.
     fields: list[Any] = []
     for number, column in enumerate(columns):
@@ -137,7 +146,10 @@ def _read_columns(schema: Any) -> tuple[AnswerColumn, ...]:
     if not isinstance(schema, dict) or not isinstance(schema.get("properties"), dict) or not schema["properties"]:
         message = "The schema of answers must be one of an object with properties, each of which becomes a column."
         raise InvalidInput(message, param="schema", code="bad_schema")
-    required = schema.get("required", ())
+    required = schema.get("required", [])
+    if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
+        message = "The schema of answers has a member 'required' that is no list of names."
+        raise InvalidInput(message, param="schema", code="bad_schema")
     return tuple(
         AnswerColumn(name, _read_type(each, schema), name in required) for name, each in schema["properties"].items()
     )
@@ -151,12 +163,15 @@ def _read_type(schema: Any, root: Mapping[str, Any]) -> ColumnType:
         others = [each for each in kind if each != "null"]
         is_nullable = is_nullable or "null" in kind
         kind = others[0] if len(others) == 1 else None
+    if not isinstance(kind, str):
+        return ColumnType("json")
     if kind == "array" and isinstance(schema.get("items"), dict):
         of = _read_type(schema["items"], root)
         return ColumnType("json") if of.kind == "json" else ColumnType("list", of=of, is_nullable=is_nullable)
     if kind not in _KINDS or {"anyOf", "oneOf", "allOf"} & schema.keys():
         return ColumnType("json")
-    values = [value for value in schema.get("enum", ()) if value is not None]
+    listed = schema.get("enum", [])
+    values = [value for value in listed if value is not None] if isinstance(listed, list) else []
     if kind == "string" and values and all(isinstance(value, str) for value in values):
         return ColumnType("str", tuple(values), is_nullable=is_nullable)
     return ColumnType(_KINDS[kind], is_nullable=is_nullable)
@@ -171,7 +186,9 @@ def _resolve(schema: Any, root: Mapping[str, Any]) -> tuple[Mapping[str, Any], b
         reference = schema.get("$ref")
         choices = schema.get("anyOf")
         if isinstance(reference, str) and reference.startswith("#/$defs/"):
-            schema = root.get("$defs", {}).get(reference.removeprefix("#/$defs/"))
+            definitions = root.get("$defs")
+            named = definitions if isinstance(definitions, dict) else {}
+            schema = named.get(reference.removeprefix("#/$defs/"))
         elif isinstance(choices, list) and len(choices) == 2 and {"type": "null"} in choices:
             schema = next((each for each in choices if each != {"type": "null"}), None)
             is_nullable = True

@@ -15,6 +15,9 @@ __all__ = ["NOT_RUN", "AnswerReader", "Usage", "read_result_line"]
 NOT_RUN = "there is no result for this row [missing]"
 """The error of a row that no result file knows."""
 _INT, _TEXT = ColumnType("int", is_nullable=True), ColumnType("str", is_nullable=True)
+_READ = frozenset({CHAT, COMPLETIONS, EMBEDDINGS, *AUDIO})
+_IN_PARTS = frozenset({"/v1/responses", "/v1/messages"})
+_TOKENS, _LATENCY = ("_prompt_tokens", "_completion_tokens"), "_latency_ms"
 _VECTOR = ColumnType("list", of=ColumnType("float"), is_nullable=True)
 
 
@@ -23,6 +26,9 @@ class Usage(msgspec.Struct, gc=False):
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    input_tokens: int | None = None
+    """As /v1/responses and /v1/messages call those of the prompt."""
+    output_tokens: int | None = None
 
 
 class _Message(msgspec.Struct, gc=False):
@@ -47,6 +53,27 @@ class _Body(msgspec.Struct, gc=False):
     usage: Usage | None = None
 
 
+class _Part(msgspec.Struct, gc=False):
+    type: Any = None
+    text: Any = None
+
+
+class _Item(msgspec.Struct, gc=False):
+    content: list[_Part] = []
+
+
+class _Parts(msgspec.Struct, gc=False):
+    output: list[_Item] = []
+    """Of /v1/responses."""
+    content: list[_Part] = []
+    """Of /v1/messages."""
+    usage: Usage | None = None
+
+
+class _Used(msgspec.Struct, gc=False):
+    usage: Usage | None = None
+
+
 class _Error(msgspec.Struct, gc=False):
     message: Any = None
     code: Any = None
@@ -68,6 +95,8 @@ class _ResultLine(msgspec.Struct, gc=False):
 
 
 _decode_body = msgspec.json.Decoder(_Body).decode
+_decode_parts = msgspec.json.Decoder(_Parts).decode
+_decode_used = msgspec.json.Decoder(_Used).decode
 _decode_error = msgspec.json.Decoder(_ErrorBody).decode
 _decode_line = msgspec.json.Decoder(_ResultLine).decode
 
@@ -82,6 +111,8 @@ class AnswerReader:
     error_column: str = "_error"
     with_usage: bool = False
     """Whether tokens and latency are added."""
+    with_latency: bool = True
+    """Whether the latency is among these."""
     columns: tuple[AnswerColumn, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,7 +121,9 @@ class AnswerReader:
     def _list_columns(self) -> list[AnswerColumn]:
         kind = _VECTOR if self.endpoint == EMBEDDINGS else _TEXT
         answers = [AnswerColumn(self.answer_column, kind)] if self.schema is None else list(self.schema.columns)
-        usage = ("_prompt_tokens", "_completion_tokens", "_latency_ms") if self.with_usage else ()
+        usage: tuple[str, ...] = ()
+        if self.with_usage:
+            usage = (*_TOKENS, _LATENCY) if self.with_latency else _TOKENS
         return [*answers, AnswerColumn(self.error_column, _TEXT), *(AnswerColumn(name, _INT) for name in usage)]
 
     @property
@@ -102,7 +135,9 @@ class AnswerReader:
         return [*([None] * self._answers), reason, *self._tell(usage, latency_ms)]
 
     def read(self, body: bytes | msgspec.Raw, latency_ms: int | None = None) -> list[Any]:
-        """The values of a row that was answered with this body."""
+        """The values of a row that was answered with this body, which is the answer where its endpoint has no text."""
+        if self.endpoint not in _READ:
+            return self._read_other(body, latency_ms)
         try:
             found = _decode_body(body)
         except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -112,6 +147,17 @@ class AnswerReader:
         except Misfit as error:
             return self.fail(f"{error} [bad_answer]", found.usage, latency_ms)
         return [*values, None, *self._tell(found.usage, latency_ms)]
+
+    def _read_other(self, body: bytes | msgspec.Raw, latency_ms: int | None) -> list[Any]:
+        try:
+            if self.endpoint not in _IN_PARTS:
+                usage, text = _decode_used(body).usage, bytes(body).decode()
+            else:
+                found = _decode_parts(body)
+                usage, text = found.usage, _join_parts(found)
+        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            return self.fail("the answer has not the form of this endpoint [bad_answer]", None, latency_ms)
+        return [text, None, *self._tell(usage, latency_ms)]
 
     def read_result(self, result: "_ResultLine") -> list[Any]:
         """The values of a row whose result is this line, as `read_result_line` gives it."""
@@ -125,8 +171,13 @@ class AnswerReader:
     def _tell(self, usage: Usage | None, latency_ms: int | None) -> Sequence[Any]:
         if not self.with_usage:
             return ()
-        tokens = (None, None) if usage is None else (usage.prompt_tokens, usage.completion_tokens)
-        return (*tokens, latency_ms)
+        tokens: tuple[int | None, int | None] = (None, None)
+        if usage is not None:
+            tokens = (
+                usage.input_tokens if usage.prompt_tokens is None else usage.prompt_tokens,
+                usage.output_tokens if usage.completion_tokens is None else usage.completion_tokens,
+            )
+        return (*tokens, latency_ms) if self.with_latency else tokens
 
     def _take(self, body: _Body) -> Sequence[Any]:
         if self.endpoint == EMBEDDINGS:
@@ -157,6 +208,11 @@ def read_result_line(line: bytes) -> _ResultLine | None:
         return _decode_line(line)
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return None
+
+
+def _join_parts(found: _Parts) -> str:
+    parts = [*found.content, *(part for item in found.output for part in item.content)]
+    return "".join(part.text for part in parts if isinstance(part.text, str) and part.type in {"text", "output_text"})
 
 
 def _find_text(choice: _Choice, endpoint: str) -> str:

@@ -14,6 +14,8 @@ from typing import Any, BinaryIO
 from backfill.errors import InvalidInput
 from backfill.inflation import open_unpacked
 from backfill.tables.column_types import AnswerColumn
+from backfill.tables.row_faults import RowFaults
+from backfill.tables.row_limits import RowLines, check_column_count
 from backfill.tables.table import BLOCK_BYTES, BLOCK_ROWS, hash_file
 from backfill.tables.values import render_cell
 
@@ -48,11 +50,14 @@ class CsvTable:
     It is read through once, to see that every row is whole.
     """
 
-    def __init__(self, path: Path, delimiter: str | None = None) -> None:
-        """Raises InvalidInput, with the line, if it is no such file; `delimiter`: None, to look for it."""
-        self.name = str(path)
+    def __init__(self, path: Path, delimiter: str | None = None, name: str | None = None) -> None:
+        """Raises InvalidInput, with the line, if it is no such file.
+
+        `delimiter`: None, to look for it. `name`: as messages call it, if not by its path.
+        """
+        self.name = str(path) if name is None else name
         self._path = path
-        beginning = _read_beginning(path)
+        beginning = _read_beginning(path, self.name)
         self._has_mark = beginning.startswith(_BYTE_ORDER_MARK)
         self._line_end = "\r\n" if b"\r\n" in beginning else "\n"
         self.delimiter = delimiter or _find_delimiter(beginning.removeprefix(_BYTE_ORDER_MARK).decode(errors="replace"))
@@ -95,28 +100,36 @@ class CsvTable:
 
     def _inspect(self) -> tuple[list[str], int]:
         with _open_text(self._path) as file:
-            rows = self._parse(file)
+            faults = RowFaults(self.name)
+            rows = self._parse(file, faults)
             header = next(rows, None)
             if header is None:
                 raise InvalidInput(
                     f"{self.name} is empty; the first line of a CSV file names its columns.", param="input"
                 )
-            return header, sum(1 for _ in rows)
+            check_column_count(header, self.name)
+            count = sum(1 for _ in rows)
+            faults.check()
+            return header, count
 
-    def _parse(self, file: io.TextIOBase) -> Iterator[list[str]]:
-        reader = csv.reader(file, delimiter=self.delimiter, strict=True)
+    def _parse(self, file: io.TextIOBase, faults: RowFaults | None = None) -> Iterator[list[str]]:
+        lines = RowLines(file, self.name)
+        reader = csv.reader(lines, delimiter=self.delimiter, strict=True)
         width = 0
         try:
             for row in reader:
+                lines.begin_row()
                 # Only a line without anything has no cell.
                 if not row:
                     continue
                 width = width or len(row)
-                if len(row) != width:
-                    cells = f"{len(row)} cell{'s' if len(row) > 1 else ''} where the header has {width}"
-                    raise InvalidInput(f"{self.name}:{reader.line_num}: the row has {cells}.", param="input")
+                if len(row) != width and faults is not None:
+                    cells = f"{len(row)} cell{'s' if len(row) > 1 else ''}"
+                    faults.add(reader.line_num, f"the row has {cells} where the header has {width}")
                 yield row
         except csv.Error as error:
+            if faults is not None:
+                faults.check()
             message = f"{self.name}:{reader.line_num}: the row is not CSV: {_name_fault(str(error))}."
             raise InvalidInput(message, param="input") from None
         except UnicodeDecodeError:
@@ -142,11 +155,11 @@ def _open_text(path: Path) -> io.TextIOWrapper:
     return io.TextIOWrapper(open_unpacked(path), encoding="utf-8-sig", newline="")
 
 
-def _read_beginning(path: Path) -> bytes:
+def _read_beginning(path: Path, name: str) -> bytes:
     with open_unpacked(path) as file:
         beginning = file.read(_LOOK_BYTES)
     if beginning.startswith(_WIDE_MARKS):
-        raise InvalidInput(f"{path} is UTF-16; save it as UTF-8.", param="input")
+        raise InvalidInput(f"{name} is UTF-16; save it as UTF-8.", param="input")
     return beginning
 
 

@@ -10,6 +10,8 @@ from backfill.errors import InvalidInput
 from backfill.inflation import open_unpacked
 from backfill.tables.column_types import AnswerColumn
 from backfill.tables.json_fault import explain_json
+from backfill.tables.row_faults import RowFaults
+from backfill.tables.row_limits import ROW_LENGTH_MAX, check_column_count
 from backfill.tables.table import BLOCK_BYTES, BLOCK_ROWS, hash_file
 
 __all__ = ["JsonlTable"]
@@ -44,16 +46,19 @@ class JsonlTable:
 
     note: str | None = None
 
-    def __init__(self, path: Path) -> None:
-        """Raises InvalidInput, with the line, if it is no such file."""
-        self.name = str(path)
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        """Raises InvalidInput, with the line, if it is none; `name`: as messages call it, if not by its path."""
+        self.name = str(path) if name is None else name
         self._path = path
         columns: dict[str, None] = {}
         self.rows = 0
-        for _, row in self._parse():
+        faults = RowFaults(self.name)
+        for _, row in self._parse(faults):
             self.rows += 1
             if not columns.keys() >= row.keys():
                 columns |= dict.fromkeys(row)
+                check_column_count(columns, self.name)
+        faults.check()
         self.columns = list(columns)
 
     def read(self, start: int = 0) -> Iterator[_JsonlBlock]:
@@ -79,23 +84,31 @@ class JsonlTable:
         """Write the rows with further members."""
         return _JsonlWriter(file, [column.name for column in new])
 
-    def _parse(self) -> Iterator[_Row]:
+    def _parse(self, faults: RowFaults | None = None) -> Iterator[_Row]:
         with open_unpacked(self._path) as file:
-            for number, line in enumerate(file, start=1):
+            number = 0
+            while line := file.readline(ROW_LENGTH_MAX):
+                number += 1
+                if len(line) >= ROW_LENGTH_MAX:
+                    message = f"{self.name}:{number}: the row is longer than {ROW_LENGTH_MAX >> 20} MiB."
+                    raise InvalidInput(message, param="input")
                 text = line.removeprefix(_BYTE_ORDER_MARK).strip() if number == 1 else line.strip()
-                if text:
-                    yield text, self._decode(text, number)
+                if text and (row := _read_row(text, number, faults)) is not None:
+                    yield text, row
 
-    def _decode(self, text: bytes, number: int) -> dict[str, Any]:
-        try:
-            row = _decode(text)
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
-            message = f"{self.name}:{number}: the line is not JSON: {explain_json(text)}."
-            raise InvalidInput(message, param="input") from None
-        if not isinstance(row, dict):
-            message = f"{self.name}:{number}: the line is no JSON object, as each row of a table is."
-            raise InvalidInput(message, param="input")
+
+def _read_row(text: bytes, number: int, faults: RowFaults | None) -> dict[str, Any] | None:
+    try:
+        row = _decode(text)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        if faults is not None:
+            faults.add(number, f"the line is not JSON: {explain_json(text)}")
+        return None
+    if isinstance(row, dict):
         return row
+    if faults is not None:
+        faults.add(number, "the line is no JSON object, as each row of a table is")
+    return None
 
 
 class _JsonlWriter:

@@ -23,15 +23,24 @@ def check_known(wanted: Iterable[str], columns: Collection[str], *, table: str, 
             raise InvalidInput(message, param=asked_by, code="ambiguous_column")
 
 
-def check_new(wanted: Iterable[str], columns: Collection[str], *, table: str) -> None:
-    """Raise InvalidInput if the table has a column already that answers would get."""
+def check_new(
+    wanted: Iterable[str],
+    columns: Collection[str],
+    *,
+    table: str,
+    renamed_by: str = "--columns, --answer-column and --error-column name",
+) -> None:
+    """Raise InvalidInput if the table has a column already that answers would get.
+
+    `renamed_by` says what calls them otherwise.
+    """
     seen = set(columns)
     for name in wanted:
         if name in seen:
             where = (
                 f"{table} has a column {name!r} already" if name in columns else f"two new columns are called {name!r}"
             )
-            message = f"{where[0].upper()}{where[1:]}; --columns, --answer-column and --error-column name new ones."
+            message = f"{where[0].upper()}{where[1:]}; {renamed_by} new ones."
             raise InvalidInput(message, param="columns", code="column_exists")
         seen.add(name)
 

@@ -10,6 +10,7 @@ from pyarrow import parquet
 from backfill.errors import InvalidInput
 from backfill.tables.arrow import ArrowBlock, add_columns, add_fields
 from backfill.tables.column_types import AnswerColumn
+from backfill.tables.row_limits import check_column_count
 from backfill.tables.table import BLOCK_BYTES, hash_file
 
 __all__ = ["ParquetTable", "ParquetWriter"]
@@ -25,9 +26,9 @@ class ParquetTable:
 
     note: str | None = None
 
-    def __init__(self, path: Path) -> None:
-        """Raises InvalidInput if it is no Parquet file."""
-        self.name = str(path)
+    def __init__(self, path: Path, name: str | None = None) -> None:
+        """Raises InvalidInput if it is no Parquet file; `name`: as messages call it, if not by its path."""
+        self.name = str(path) if name is None else name
         self._path = path
         with self._open() as file:
             self._schema = file.schema_arrow
@@ -40,6 +41,7 @@ class ParquetTable:
         self._codec = _CODECS.get(codec, "snappy")
         self._batch_rows = max(1, min(_BATCH_ROWS_MAX, BLOCK_BYTES * max(1, self.rows) // max(1, size)))
         self.columns = self._schema.names
+        check_column_count(self.columns, self.name)
 
     def read(self, start: int = 0) -> Iterator[ArrowBlock]:
         """The rows from number `start` on."""

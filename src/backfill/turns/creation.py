@@ -10,6 +10,7 @@ from backfill.batch import Batch, Counts, Dialect, File, FileStatus, State
 from backfill.config import LimitsConfig
 from backfill.errors import InvalidInput
 from backfill.index import Survey
+from backfill.purposes import TABLE_PURPOSE
 from backfill.store import Metadata
 from backfill.wire import parse_window
 
@@ -135,6 +136,9 @@ class Creation:
         if file.status is not FileStatus.SEALED:
             message = f"The file {file.id} has not been uploaded yet: its id was reserved, but no bytes came."
             raise InvalidInput(message, param="input_file_id", code="file_not_uploaded")
+        if file.purpose == TABLE_PURPOSE:
+            message = f"The file {file.id} is a table; /v1/files/{file.id}/requests makes requests of its rows."
+            raise InvalidInput(message, param="input_file_id", code="invalid_file_purpose")
         if file.is_media:
             message = (
                 f"The file {file.id} has the purpose {file.purpose}, of pictures and clips that requests name; upload "

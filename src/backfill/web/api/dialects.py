@@ -14,8 +14,9 @@ from typing import Any
 from fastapi import Request
 
 from backfill.accounts import cost_of
-from backfill.batch import MEDIA_PURPOSES, Batch, Dialect, File, Standing
+from backfill.batch import Batch, Dialect, File, Standing
 from backfill.config import MoneyConfig
+from backfill.purposes import OPAQUE_PURPOSES
 from backfill.status import Forecast, Waiting
 from backfill.wire import openai, together
 from backfill.wire.forecast import render_forecast
@@ -48,9 +49,9 @@ def named_dialect(request: Request) -> Dialect | None:
 
 
 def allowed_purposes(request: Request) -> tuple[str, ...]:
-    """The purposes that an upload may have here; pictures and clips have the same in both dialects."""
+    """The purposes that an upload may have here; what is no file of requests has the same in both dialects."""
     dialect = named_dialect(request)
-    return (_PURPOSES[dialect] if dialect else together.PURPOSES + openai.PURPOSES) + MEDIA_PURPOSES
+    return (_PURPOSES[dialect] if dialect else together.PURPOSES + openai.PURPOSES) + OPAQUE_PURPOSES
 
 
 def dialect_of_file(request: Request, file: File) -> Dialect:

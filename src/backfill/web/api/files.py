@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from backfill.batch import File, FileStatus
 from backfill.errors import Conflict, NotFound
+from backfill.purposes import OPAQUE_PURPOSES
 from backfill.store import content_key
 from backfill.web.api.bodies import JsonResponse
 from backfill.web.api.content import BlobResponse
@@ -103,7 +104,7 @@ async def download_file(file_id: str, request: Request, services: ServicesOf, ow
     whole = _Span(0, file.size_bytes)
     headers = {
         # What a browser would take the bytes for is not for whoever uploaded them to say.
-        "content-type": "application/octet-stream" if file.is_media else "application/jsonl",
+        "content-type": "application/octet-stream" if file.purpose in OPAQUE_PURPOSES else "application/jsonl",
         "content-length": str((span or whole).length),
         "content-disposition": _attach(file.filename),
         "accept-ranges": "bytes",

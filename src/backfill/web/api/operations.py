@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from backfill.batch import MEDIA_PURPOSES
-from backfill.web.api import engine_schemas, key_schemas, money_schemas, schemas
+from backfill.purposes import OPAQUE_PURPOSES
+from backfill.web.api import engine_schemas, key_schemas, money_schemas, schemas, table_schemas
 from backfill.web.api.admin_keys import CreateKey
 from backfill.web.api.batches import CreateBatch
 from backfill.web.api.estimates import WantedEstimate
@@ -29,6 +29,7 @@ from backfill.web.api.parts import (
     InitiateParts,
 )
 from backfill.web.api.retry import RetryBatch
+from backfill.web.api.tables import MakeRequests
 from backfill.web.api.usage_query import CostsQuery, SummaryQuery, UsageQuery, describe_query
 from backfill.wire import openai, together
 
@@ -118,11 +119,11 @@ def _body(description: str, *, required: bool = True, **schemas_by_type: dict[st
     return {"description": description, "required": required, "content": content}
 
 
-_PURPOSE = {"type": "string", "enum": [*together.PURPOSES, *openai.PURPOSES, *MEDIA_PURPOSES]}
+_PURPOSE = {"type": "string", "enum": [*together.PURPOSES, *openai.PURPOSES, *OPAQUE_PURPOSES]}
 _FIELDS = {
     "purpose": _PURPOSE,
     "file_name": {"type": "string", "description": "Wins over the name of the file part."},
-    "file_type": {"type": "string", "description": "Of requests jsonl; of pictures and clips anything."},
+    "file_type": {"type": "string", "description": "Of requests jsonl; of pictures, clips and tables anything."},
     "checksum": {"type": "string", "pattern": "^([0-9a-fA-F]{64})?$", "description": "SHA-256 of the bytes."},
     "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
     "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2_592_000},
@@ -150,6 +151,7 @@ _LOCATION = {
 }
 _CONTENT_HEADERS = {"content-disposition": "The file's name.", "accept-ranges": "bytes", "content-length": "Bytes."}
 _LINES = {"application/jsonl": {"schema": _BYTES}}
+_RESULTS = _LINES | {"text/csv": {"schema": _BYTES}, "application/vnd.apache.parquet": {"schema": _BYTES}}
 _CONTENT = _LINES | {"application/octet-stream": {"schema": _BYTES}}
 _RATE_LIMITS = {
     f"x-ratelimit-{what}-{kind}": f"{told} Only where the key has a limit of {kind}."
@@ -263,6 +265,13 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
             _header("If-Range", "The ETag of an earlier answer: if it is not the file's, the whole file is sent."),
         ),
     ),
+    ("GET", "/v1/files/{file_id}/table"): _one(table_schemas.TableAnswer, 400, 404),
+    ("POST", "/v1/files/{file_id}/requests"): Operation(
+        (_json(table_schemas.TableRequests, table_schemas.TablePreview),),
+        (400, 401, 403, 404, 413, 500, 503),
+        (table_schemas.TableRequests, table_schemas.TablePreview, MakeRequests),
+        _body("What to ask about the rows.", application__json=_refer(MakeRequests)),
+    ),
     ("POST", "/v1/files/multipart/initiate"): _exchange(InitiateParts, schemas.PartsInitiated),
     ("PUT", "/v1/uploads/{upload_id}/parts/{part_number}"): Operation(
         (Answer(200, "The part is here.", headers={"etag": "To be named when the upload is completed."}),),
@@ -301,7 +310,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
     ("POST", "/v1/batches/{batch_id}/pause"): _MOVED,
     ("POST", "/v1/batches/{batch_id}/resume"): _MOVED,
     ("GET", "/v1/batches/{batch_id}/results"): Operation(
-        (Answer(200, "Finished lines, in the order in which they finished.", _LINES),),
+        (Answer(200, "Finished lines, in the order in which they finished; or a table of all.", _RESULTS),),
         (400, 401, 403, 404, 500, 503),
     ),
     ("GET", "/v1/batches/{batch_id}/failures"): _one(schemas.FailurePage, 400, 404),

@@ -5,7 +5,7 @@ import functools
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 from fastapi import APIRouter, Query
 from starlette.responses import Response
@@ -16,12 +16,14 @@ from backfill.errors import Conflict, InputLost, NotFound
 from backfill.index import LineIndex
 from backfill.journal import Finished, JournalHold, Tail
 from backfill.store import Blobs, index_key, journal_prefix
-from backfill.web.api.head import is_head
+from backfill.tables import Form
+from backfill.web.api.cut_stream import CutStream
 from backfill.web.api.keys import CallerOf
+from backfill.web.api.result_tables import ResultTableStream, open_table_stream
 from backfill.web.api.services import Services, ServicesOf
 from backfill.wire.results import render_answer, render_failure, render_rest
 
-__all__ = ["ResultStream", "open_stream", "router"]
+__all__ = ["ResultStream", "open_stream", "open_table", "router"]
 
 AFTER_MAX = 2**31 - 1
 POLL_S = 0.25
@@ -38,9 +40,15 @@ async def stream_results(
     caller: CallerOf,
     after: Annotated[int, Query(ge=0, le=AFTER_MAX)] = 0,
     follow: bool = True,
+    form: Annotated[Literal["jsonl", "csv", "parquet"], Query(alias="format")] = "jsonl",
 ) -> Response:
-    """The finished lines behind the first `after`; with `follow`, those to come as well, until the batch has ended."""
+    """The finished lines behind the first `after`; with `follow`, those to come as well, until the batch has ended.
+
+    As CSV or Parquet instead: a table of all rows as they stand now, in the order of the input.
+    """
     batch = await services.metadata.get_batch(batch_id, caller.owner)
+    if form != "jsonl":
+        return await open_table(services, batch, Form.CSV if form == "csv" else Form.PARQUET)
     is_still_let_in = functools.partial(services.keys.is_valid, caller)
     return await open_stream(services, batch, after, is_still_let_in if follow else None)
 
@@ -65,15 +73,38 @@ async def open_stream(services: Services, batch: Batch, after: int, may_follow: 
     return ResultStream(services, batch, _Source(lines, first, hold), may_follow)
 
 
+async def open_table(services: Services, batch: Batch, form: Form) -> ResultTableStream:
+    """All rows of the batch with what became of them, as an answer; raises Conflict if they are not to be had."""
+    hold = await services.intake.journal_holds.take(batch.id)
+    try:
+        await _check_sources(services, batch)
+        return await open_table_stream(services, batch, form, hold)
+    except BaseException:
+        hold.release()
+        raise
+
+
 async def _open_lines(services: Services, batch: Batch, after: int) -> "_ResultLines":
+    await _check_sources(services, batch)
+    find_row = functools.partial(services.metadata.get_batch, batch.id) if services.is_shared else None
+    try:
+        return await asyncio.to_thread(_ResultLines, services.blobs, batch, after, find_row)
+    except NotFound:
+        raise _make_input_gone(batch) from None
+
+
+async def _check_sources(services: Services, batch: Batch) -> None:
+    """Raises Conflict if the journal or the input of the batch is gone."""
     await asyncio.to_thread(_check_journal, services.blobs, batch)
     try:
         await services.intake.inputs.check_index(batch)
-        find_row = functools.partial(services.metadata.get_batch, batch.id) if services.is_shared else None
-        return await asyncio.to_thread(_ResultLines, services.blobs, batch, after, find_row)
     except (NotFound, InputLost):
-        message = f"The input file of batch {batch.id} is gone; its results are in its output and error file."
-        raise Conflict(message, code="input_file_deleted") from None
+        raise _make_input_gone(batch) from None
+
+
+def _make_input_gone(batch: Batch) -> Conflict:
+    message = f"The input file of batch {batch.id} is gone; its results are in its output and error file."
+    return Conflict(message, code="input_file_deleted")
 
 
 def _check_journal(blobs: Blobs, batch: Batch) -> None:
@@ -168,20 +199,15 @@ class _NoMoreLetIn(Exception):
     """The key was revoked or is over."""
 
 
-class ResultStream(Response):
-    """Sends lines until there are no more, the client is gone or the server stops. Owns the lines, and closes them.
-
-    A stream that the server cuts is left without its end, so that no client takes it for the whole.
-    """
+class ResultStream(CutStream):
+    """Sends lines until there are no more. Owns the lines, and closes them."""
 
     media_type = "application/jsonl"
 
     def __init__(self, services: Services, batch: Batch, source: _Source, may_follow: MayFollow | None) -> None:
         """With `may_follow` it goes on until the batch has ended, or the caller may see no more of it."""
-        super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
-        del self.headers["content-length"]
+        super().__init__(services.stopping)
         self._metadata = services.metadata
-        self._stopping = services.stopping
         self._batch = batch
         self._lines = source.lines
         self._first = source.first
@@ -189,32 +215,20 @@ class ResultStream(Response):
         self._may_follow = may_follow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send the lines; ends at once, whatever it waits for, when nobody listens or the server stops."""
-        sending = asyncio.create_task(self._send(send, only_headers=is_head(scope)))
-        ending = (asyncio.create_task(_wait_for_disconnect(receive)), asyncio.create_task(self._stopping.wait()))
-        try:
-            await asyncio.wait((sending, *ending), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (sending, *ending):
-                task.cancel()
-            await asyncio.wait((sending, *ending))
-            try:
-                await asyncio.to_thread(self._lines.close)
-            finally:
-                self._hold.release()
+        """Send the lines."""
         # Cut like one whose server stops: what was sent is not the whole.
         with suppress(_NoMoreLetIn):
-            if not sending.cancelled():
-                sending.result()
+            await super().__call__(scope, receive, send)
 
-    async def _send(self, send: Send, *, only_headers: bool) -> None:
-        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-        if not only_headers:
-            async for piece in self._make_pieces():
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+    async def close(self) -> None:
+        """Give all descriptors back, and the journal free."""
+        try:
+            await asyncio.to_thread(self._lines.close)
+        finally:
+            self._hold.release()
 
-    async def _make_pieces(self) -> AsyncIterator[bytes]:
+    async def make_pieces(self) -> AsyncIterator[bytes]:
+        """The lines, some at a time."""
         batch = self._batch
         if self._first:
             yield self._first
@@ -235,8 +249,3 @@ class ResultStream(Response):
             rest = await asyncio.to_thread(self._lines.find_rest)
             for start in range(0, len(rest), _REST_AT_ONCE):
                 yield await asyncio.to_thread(self._lines.render_rest, batch, rest[start : start + _REST_AT_ONCE])
-
-
-async def _wait_for_disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass

@@ -60,7 +60,7 @@ class FileAnswer(_Answer):
     created_at: _Seconds
     expires_at: _Seconds | None
     filename: str
-    purpose: Literal["batch", "batch-api", "batch_output", "user_data", "vision"]
+    purpose: Literal["batch", "batch-api", "batch_output", "user_data", "vision", "table"]
     status: Literal["uploaded", "processed"]
     status_details: None
     FileType: Literal["jsonl"]

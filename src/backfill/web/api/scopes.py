@@ -28,6 +28,8 @@ SCOPES: dict[tuple[str, str], frozenset[Scope]] = {
     ("POST", "/v1/files/{file_id}/preprocess"): WORK,
     ("DELETE", "/v1/files/{file_id}"): WORK,
     ("GET", "/v1/files/{file_id}/content"): LOOK,
+    ("GET", "/v1/files/{file_id}/table"): LOOK,
+    ("POST", "/v1/files/{file_id}/requests"): WORK,
     ("POST", "/v1/files/multipart/initiate"): WORK,
     ("POST", "/v1/files/multipart/complete"): WORK,
     ("POST", "/v1/files/multipart/abort"): WORK,

@@ -10,9 +10,10 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from backfill.api_key import Caller
-from backfill.batch import MEDIA_PURPOSES, File, FileStatus
+from backfill.batch import File, FileStatus
 from backfill.errors import InvalidInput, TooLarge
 from backfill.intake import FileLimits, Intake, Upload, make_size_error, new_file_id
+from backfill.purposes import OPAQUE_PURPOSES
 from backfill.turns import now_ms
 from backfill.web.api.bodies import JsonResponse, content_length, read_body
 from backfill.web.api.dialects import allowed_purposes, render_file
@@ -182,8 +183,8 @@ def _make_draft(form: _Form, owner: str, purposes: tuple[str, ...]) -> File:
     fields = form.fields
     purpose = check_purpose(fields, purposes)
     file_type = fields.get("file_type") or "jsonl"
-    # Of pictures and clips the bytes themselves say what they are.
-    if file_type.lower() != "jsonl" and purpose not in MEDIA_PURPOSES:
+    # Of pictures, clips and tables the bytes themselves say what they are.
+    if file_type.lower() != "jsonl" and purpose not in OPAQUE_PURPOSES:
         raise InvalidInput(f"file_type must be jsonl; {_describe_fault(file_type)}.", param="file_type")
     checksum = fields.get("checksum") or ""
     if checksum and not _SHA256.fullmatch(checksum):

@@ -7,14 +7,25 @@ from starlette.responses import Response
 from backfill.errors import InvalidInput
 from backfill.intake import FailureChoice
 from backfill.store import content_key
+from backfill.tables import Form
 from backfill.turns import Attempt
 from backfill.web.api.content import BlobResponse
-from backfill.web.api.results import open_stream
+from backfill.web.api.results import open_stream, open_table
 from backfill.web.api.retry import retry_failed
-from backfill.web.dashboard.batch_page import build_batch, build_lines, find_batch, write_curl
+from backfill.web.dashboard.batch_page import build_batch, build_lines, find_batch, find_sources, write_curl
 from backfill.web.dashboard.visit import HEADERS, ROOT, Visit
 
-__all__ = ["cancel_batch", "retry_batch", "send_file", "send_partial_results", "show_batch"]
+__all__ = [
+    "cancel_batch",
+    "pause_batch",
+    "resume_batch",
+    "retry_batch",
+    "send_csv",
+    "send_file",
+    "send_parquet",
+    "send_partial_results",
+    "show_batch",
+]
 
 _WORD_LENGTH = 256
 
@@ -37,6 +48,7 @@ async def show_batch(visit: Visit) -> Response:
     )
     root = visit.house.services.config.server.public_url or str(visit.request.base_url)
     context["curl"] = write_curl(context["batch"], root.rstrip("/").removesuffix("/v1"))
+    context |= await find_sources(visit.house, context["batch"])
     live = None if context["is_final"] else f"{ROOT}/events?page=batch&batch={batch_id}"
     return visit.show("batch.html", context | {"live": live})
 
@@ -48,6 +60,26 @@ async def cancel_batch(visit: Visit) -> Response:
     batch = await find_batch(visit.house, visit.request.path_params["batch_id"], visit.owner)
     await visit.house.services.turns.cancel(batch.id, batch.owner)
     visit.house.services.audit.record(visit.request.scope, "batch.cancel", visit.caller, batch=batch.id)
+    return visit.go(f"{ROOT}/batches/{batch.id}")
+
+
+async def pause_batch(visit: Visit) -> Response:
+    """Send nothing more of it for now."""
+    visit.check("POST", "/v1/batches/{batch_id}/pause")
+    await visit.read_form()
+    batch = await find_batch(visit.house, visit.request.path_params["batch_id"], visit.owner)
+    await visit.house.services.turns.pause(batch.id, batch.owner)
+    visit.house.services.audit.record(visit.request.scope, "batch.pause", visit.caller, batch=batch.id)
+    return visit.go(f"{ROOT}/batches/{batch.id}")
+
+
+async def resume_batch(visit: Visit) -> Response:
+    """Go on with it."""
+    visit.check("POST", "/v1/batches/{batch_id}/resume")
+    await visit.read_form()
+    batch = await find_batch(visit.house, visit.request.path_params["batch_id"], visit.owner)
+    await visit.house.services.turns.resume(batch.id, batch.owner)
+    visit.house.services.audit.record(visit.request.scope, "batch.resume", visit.caller, batch=batch.id)
     return visit.go(f"{ROOT}/batches/{batch.id}")
 
 
@@ -85,6 +117,25 @@ async def send_partial_results(visit: Visit) -> Response:
     batch = await find_batch(visit.house, visit.request.path_params["batch_id"], visit.owner)
     response = await open_stream(services, batch, 0, None)
     response.headers.update(_name_download(f"{batch.id}_so_far.jsonl"))
+    return response
+
+
+async def send_csv(visit: Visit) -> Response:
+    """All rows with what became of them, as they are now."""
+    return await _send_table(visit, Form.CSV, "csv")
+
+
+async def send_parquet(visit: Visit) -> Response:
+    """The same as Parquet."""
+    return await _send_table(visit, Form.PARQUET, "parquet")
+
+
+async def _send_table(visit: Visit, form: Form, ending: str) -> Response:
+    visit.check("GET", "/v1/batches/{batch_id}/results")
+    batch = await find_batch(visit.house, visit.request.path_params["batch_id"], visit.owner)
+    response = await open_table(visit.house.services, batch, form)
+    so_far = "" if batch.state.is_final else "_so_far"
+    response.headers.update(_name_download(f"{batch.name or batch.id}{so_far}.{ending}"))
     return response
 
 

@@ -6,7 +6,8 @@ from typing import Any
 from backfill.accounts import cost_of
 from backfill.batch import Batch, Dialect, State
 from backfill.errors import BackfillError, Conflict, InputLost, NotFound
-from backfill.intake import group_failures
+from backfill.intake import group_failures, read_origin
+from backfill.tables import has_parquet
 from backfill.turns import now_ms
 from backfill.web.dashboard.batch_rows import BatchRow, describe_batch
 from backfill.web.dashboard.drawing import draw_columns, draw_progress
@@ -16,7 +17,7 @@ from backfill.web.dashboard.readable import read_answer, read_request
 from backfill.web.dashboard.wording import STATE_WORDS, name_moment
 from backfill.wire.failures import FailureGroup
 
-__all__ = ["build_batch", "build_lines", "find_batch", "write_curl"]
+__all__ = ["build_batch", "build_lines", "find_batch", "find_sources", "write_curl"]
 
 _FAILURES_AGE_S = 5.0
 _FINAL_AGE_S = 600.0
@@ -47,6 +48,12 @@ async def build_batch(house: House, owner: str | None, batch_id: str) -> dict[st
         "is_final": batch.state.is_final,
         "is_rejected": batch.state is State.FAILED and batch.started_at_ms is None,
     }
+
+
+async def find_sources(house: House, batch: Batch) -> dict[str, Any]:
+    """The table of which the batch was made, if it was, and in which forms its results can be had as one."""
+    origin = await asyncio.to_thread(read_origin, house.services.blobs, batch.input_file_id)
+    return {"table_file_id": origin.table_file_id if origin else None, "has_parquet": has_parquet()}
 
 
 async def build_lines(

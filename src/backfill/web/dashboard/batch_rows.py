@@ -50,5 +50,6 @@ async def describe_batch(house: House, batch: Batch) -> BatchRow:
 
 
 def _make_row(batch: Batch, standing: Standing) -> BatchRow:
-    name = (batch.metadata or {}).get("name", "")
+    # Before batches had names, the page wrote it into the metadata.
+    name = batch.name or (batch.metadata or {}).get("name", "")
     return BatchRow(batch, name, standing.counts, standing, "", "", None, "", is_late=False, waiting=None)

@@ -10,9 +10,11 @@ from backfill.errors import InvalidInput
 from backfill.web.api.bodies import read_body
 from backfill.web.api.multipart import FileBytes, FilePart, FormField, FormReader
 
-__all__ = ["Form", "SentFile", "read_form", "read_sent_file"]
+__all__ = ["FORM_BYTES_MAX", "PROMPTS_BYTES_MAX", "Form", "SentFile", "read_form", "read_sent_file"]
 
-_BYTES_MAX = 64 * 1024
+FORM_BYTES_MAX = 64 * 1024
+PROMPTS_BYTES_MAX = 1 << 20
+"""Of a form in which somebody writes prompts."""
 _FIELDS_MAX = 200
 
 
@@ -31,9 +33,9 @@ class SentFile(NamedTuple):
     pieces: AsyncIterator[bytes]
 
 
-async def read_form(request: Request) -> Form:
+async def read_form(request: Request, limit_bytes: int = FORM_BYTES_MAX) -> Form:
     """A form without a file; raises InvalidInput, TooLarge."""
-    body = await read_body(request, _BYTES_MAX)
+    body = await read_body(request, limit_bytes)
     try:
         pairs = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_FIELDS_MAX, strict_parsing=bool(body))
     except ValueError:

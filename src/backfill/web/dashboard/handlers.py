@@ -1,33 +1,26 @@
-"""Pages about all batches, new ones, and keys."""
+"""Pages about all batches, and about keys."""
 
-import secrets
 from urllib.parse import quote, urlencode
 
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from backfill.errors import InvalidInput
 from backfill.intake import FailureChoice
 from backfill.turns import Attempt
 from backfill.web.api.retry import retry_failed
 from backfill.web.dashboard.batches_page import build_batches, find_failed, find_unended, read_wanted
-from backfill.web.dashboard.forms import read_sent_file
 from backfill.web.dashboard.keys_page import build_keys, read_draft
-from backfill.web.dashboard.new_batch import describe_file, read_order, receive_file
 from backfill.web.dashboard.overview import build_overview
-from backfill.web.dashboard.visit import HEADERS, ROOT, Visit
+from backfill.web.dashboard.visit import ROOT, Visit
 
 __all__ = [
     "cancel_batches",
     "create_key",
-    "receive_new",
     "retry_batches",
     "revoke_key",
     "show_batches",
-    "show_file",
     "show_keys",
-    "show_new",
     "show_overview",
-    "start_batch",
 ]
 
 _KEYS = "/v1/organization/admin_api_keys"
@@ -74,45 +67,6 @@ async def retry_batches(visit: Visit) -> Response:
         if await visit.house.services.turns.find_repeated(batch.owner, attempt) is None:
             await retry_failed(visit.house.services, batch, FailureChoice(), attempt, visit.caller.key_id)
     return _go_back(visit, wanted.write(), f"What failed in {len(found)} batches runs again.")
-
-
-async def show_new(visit: Visit) -> Response:
-    """Where a file is dropped."""
-    visit.check("POST", "/v1/files")
-    return visit.show("new.html", {"title": "New batch", "file": None})
-
-
-async def receive_new(visit: Visit) -> Response:
-    """Take the file; a page that shows its own progress is told where to go on, another one is sent there."""
-    visit.check("POST", "/v1/files")
-    sent = await read_sent_file(visit.request)
-    visit.check_token(sent.values.get("token", ""))
-    file = await receive_file(visit.house, visit.caller, sent.filename, sent.pieces)
-    path = f"{ROOT}/new/{file.id}"
-    if visit.request.headers.get("accept", "").startswith("application/json"):
-        return JSONResponse({"path": path}, headers=HEADERS)
-    return visit.go(path)
-
-
-async def show_file(visit: Visit) -> Response:
-    """What is in the file, what is wrong with it, and what it would take."""
-    visit.check("POST", "/v1/batches")
-    file = await visit.house.services.metadata.get_file(visit.request.path_params["file_id"], visit.caller.owner)
-    if not file.survey:
-        raise InvalidInput("This file is no input of a batch.", param="file")
-    context = await describe_file(visit.house, visit.caller, file)
-    return visit.show("new.html", context | {"title": "New batch", "once": secrets.token_urlsafe(16)})
-
-
-async def start_batch(visit: Visit) -> Response:
-    """Make the batch."""
-    visit.check("POST", "/v1/batches")
-    services = visit.house.services
-    form = (await visit.read_form()).values
-    file = await services.metadata.get_file(visit.request.path_params["file_id"], visit.caller.owner)
-    order = read_order(visit.house, visit.caller, file, form)
-    batch = await services.turns.find_repeated(visit.caller.owner, order.attempt) or await services.turns.create(order)
-    return visit.go(f"{ROOT}/batches/{batch.id}")
 
 
 async def show_keys(visit: Visit) -> Response:

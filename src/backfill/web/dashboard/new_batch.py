@@ -10,7 +10,10 @@ from backfill.batch import Batch, Dialect, File, FileStatus, Reservation, State,
 from backfill.errors import InvalidInput
 from backfill.index import Survey
 from backfill.intake import new_file_id
+from backfill.purposes import TABLE_PURPOSE
+from backfill.tables import LOOK_BYTES, holds_requests
 from backfill.turns import Attempt, BatchRequest, check_endpoint, judge, now_ms
+from backfill.web.api.batch_members import NAME_LENGTH_MAX, find_name
 from backfill.web.api.file_limits import find_limits
 from backfill.web.api.uploads import clean_filename
 from backfill.web.dashboard.house import House
@@ -19,32 +22,62 @@ from backfill.wire import parse_window
 from backfill.wire.estimates import render_estimate
 from backfill.wire.forecast import warn_of_lateness
 
-__all__ = ["describe_file", "read_order", "receive_file"]
+__all__ = [
+    "PURPOSE",
+    "check_window",
+    "describe_file",
+    "estimate",
+    "read_name",
+    "read_once",
+    "read_order",
+    "receive_file",
+]
 
-_PURPOSE = {Dialect.TOGETHER: "batch-api", Dialect.OPENAI: "batch"}
+PURPOSE = "batch-api"
+"""Of files of requests that are made here."""
 _CHAT = "/v1/chat/completions"
-_NAME_LENGTH = 64
 _PROBLEMS_SHOWN = 50
 
 
 async def receive_file(house: House, caller: Caller, filename: str, pieces: AsyncIterator[bytes]) -> File:
-    """Take an upload as the API does; raises InvalidInput, TooLarge, StoreUnavailable."""
-    intake = house.services.intake
-    upload = intake.begin(new_file_id(), find_limits(intake, caller))
+    """Take an upload as the API does, of requests or of a table; raises InvalidInput, TooLarge, StoreUnavailable."""
+    intake, name = house.services.intake, clean_filename(filename)
+    beginning = await _read_beginning(pieces)
+    purpose = PURPOSE if holds_requests(beginning, name) else TABLE_PURPOSE
+    upload = intake.begin(new_file_id(), find_limits(intake, caller), purpose)
     try:
+        await upload.feed(beginning)
         async for piece in pieces:
             await upload.feed(piece)
         draft = File(
             id=upload.file_id,
             owner=caller.owner,
-            filename=clean_filename(filename),
-            purpose=_PURPOSE[Dialect.TOGETHER],
+            filename=name,
+            purpose=purpose,
             status=FileStatus.RESERVED,
             created_at_ms=now_ms(),
         )
-        return await upload.seal(draft)
+        file = await upload.seal(draft)
     finally:
         upload.abort()
+    if file.purpose == TABLE_PURPOSE:
+        try:
+            await intake.tables.open(file)
+        except InvalidInput:
+            # Nobody could do anything with it, or see that it is here.
+            await intake.remove(file.id)
+            raise
+    return file
+
+
+async def _read_beginning(pieces: AsyncIterator[bytes]) -> bytes:
+    """So much that one sees what it is."""
+    found = b""
+    async for piece in pieces:
+        found += piece
+        if len(found) >= LOOK_BYTES:
+            break
+    return found
 
 
 async def describe_file(house: House, caller: Caller, file: File) -> dict[str, Any]:
@@ -55,7 +88,6 @@ async def describe_file(house: House, caller: Caller, file: File) -> dict[str, A
     fitting = [name for name, verdict in verdicts.items() if verdict.of_requests.problem_count < survey.lines]
     chosen = next((endpoint for endpoint in (_CHAT, *fitting) if endpoint in fitting), None)
     verdict = verdicts[chosen] if chosen else judge(survey, _CHAT, "any", problems_shown=_PROBLEMS_SHOWN)
-    estimate = await _estimate(house, caller, survey, chosen) if chosen else None
     models = [model.id for model in await house.services.list_models()]
     limits = house.services.config.limits
     return {
@@ -66,7 +98,7 @@ async def describe_file(house: House, caller: Caller, file: File) -> dict[str, A
         "problems": verdict.reasons.problems,
         "problem_count": verdict.reasons.problem_count,
         "fails": verdict.fails or chosen is None,
-        "estimate": estimate,
+        "estimate": await estimate(house, caller, survey, chosen) if chosen else None,
         "models": models,
         "default_window": f"{limits.window_h:g}h",
         "windows": [f"{limits.window_min_h:g}h", f"{limits.window_max_h:g}h"],
@@ -75,15 +107,8 @@ async def describe_file(house: House, caller: Caller, file: File) -> dict[str, A
 
 def read_order(house: House, caller: Caller, file: File, form: Mapping[str, str]) -> BatchRequest:
     """The batch that the form asks for; raises InvalidInput."""
-    name, window = form.get("name", "").strip(), form.get("window", "").strip()
-    if len(name) > _NAME_LENGTH:
-        raise InvalidInput(f"A name has {_NAME_LENGTH} characters at most.", param="name")
-    limits = house.services.config.limits
-    if window:
-        parse_window(window, limits.window_min_h, limits.window_max_h)
-    token = form.get("once", "")
-    if not 1 <= len(token) <= 255:
-        raise InvalidInput("The form is not whole; open the page again.", param="once")
+    window, token = form.get("window", "").strip(), read_once(form.get("once", ""))
+    check_window(house, window)
     return BatchRequest(
         owner=caller.owner,
         key_id=caller.key_id,
@@ -92,16 +117,40 @@ def read_order(house: House, caller: Caller, file: File, form: Mapping[str, str]
         file=file,
         completion_window=window or None,
         model_id=form.get("model", "").strip() or None,
-        metadata={"name": name} if name else None,
+        name=read_name(form.get("name", "")),
         dialect=Dialect.TOGETHER,
         # The button pressed twice, or the page sent again, makes one batch.
         attempt=Attempt(digest=f"dashboard {file.id}", key=f"dashboard-{token}"),
     )
 
 
-async def _estimate(house: House, caller: Caller, survey: Survey, endpoint: str) -> dict[str, Any]:
+def read_name(text: str) -> str | None:
+    """The name of a batch, if one was written; raises InvalidInput."""
+    if len(text.strip()) > NAME_LENGTH_MAX:
+        raise InvalidInput(f"A name has {NAME_LENGTH_MAX} characters at most.", param="name")
+    return find_name(text, None)
+
+
+def read_once(token: str) -> str:
+    """What tells this form from others; raises InvalidInput."""
+    if not 1 <= len(token) <= 255:
+        raise InvalidInput("The form is not whole; open the page again.", param="once")
+    return token
+
+
+def check_window(house: House, window: str) -> int:
+    """How long the window is, in ms, the server's own if none was written; raises InvalidInput."""
+    limits = house.services.config.limits
+    written = window.strip() or f"{limits.window_h:g}h"
+    return parse_window(written, limits.window_min_h, limits.window_max_h)
+
+
+async def estimate(
+    house: House, caller: Caller, survey: Survey, endpoint: str, window_ms: int | None = None
+) -> dict[str, Any]:
+    """What such lines would take and cost, and when a batch of them would be done that was made now."""
     now, catalogue = now_ms(), house.services.catalogue
-    window_ms = int(house.services.config.limits.window_h * 3_600_000)
+    window_ms = window_ms or check_window(house, "")
     needs = survey.needs or {"": Reservation(survey.lines, 0, survey.token_estimate)}
     reserved = {model: fit_to_endpoint(need, endpoint) for model, need in needs.items()}
     batch = Batch(

@@ -8,7 +8,7 @@ from starlette.responses import HTMLResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from backfill.web.dashboard import batch_handlers, handlers, live_pages, login
+from backfill.web.dashboard import batch_handlers, handlers, live_pages, login, new_handlers
 from backfill.web.dashboard.house import House
 from backfill.web.dashboard.visit import HEADERS, ROOT, Handler, open_to_callers
 
@@ -19,18 +19,23 @@ _GET: dict[str, Handler] = {
     f"{ROOT}/batches": handlers.show_batches,
     f"{ROOT}/batches/{{batch_id}}": batch_handlers.show_batch,
     f"{ROOT}/batches/{{batch_id}}/results.jsonl": batch_handlers.send_partial_results,
+    f"{ROOT}/batches/{{batch_id}}/results.csv": batch_handlers.send_csv,
+    f"{ROOT}/batches/{{batch_id}}/results.parquet": batch_handlers.send_parquet,
     f"{ROOT}/files/{{file_id}}/content": batch_handlers.send_file,
-    f"{ROOT}/new": handlers.show_new,
-    f"{ROOT}/new/{{file_id}}": handlers.show_file,
+    f"{ROOT}/new": new_handlers.show_new,
+    f"{ROOT}/new/{{file_id}}": new_handlers.show_file,
     f"{ROOT}/keys": handlers.show_keys,
 }
 _POST: dict[str, Handler] = {
     f"{ROOT}/batches/cancel": handlers.cancel_batches,
     f"{ROOT}/batches/retry": handlers.retry_batches,
     f"{ROOT}/batches/{{batch_id}}/cancel": batch_handlers.cancel_batch,
+    f"{ROOT}/batches/{{batch_id}}/pause": batch_handlers.pause_batch,
+    f"{ROOT}/batches/{{batch_id}}/resume": batch_handlers.resume_batch,
     f"{ROOT}/batches/{{batch_id}}/retry": batch_handlers.retry_batch,
-    f"{ROOT}/new": handlers.receive_new,
-    f"{ROOT}/new/{{file_id}}": handlers.start_batch,
+    f"{ROOT}/new": new_handlers.receive_new,
+    f"{ROOT}/new/{{file_id}}": new_handlers.start_batch,
+    f"{ROOT}/new/{{file_id}}/preview": new_handlers.preview_table,
     f"{ROOT}/keys": handlers.create_key,
     f"{ROOT}/keys/{{key_id}}/revoke": handlers.revoke_key,
     f"{ROOT}/logout": login.log_out,

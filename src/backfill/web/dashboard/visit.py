@@ -11,7 +11,7 @@ from backfill.errors import BackfillError, Forbidden
 from backfill.web.api.errors import answer_unexpected, find_status
 from backfill.web.api.scopes import check_scope
 from backfill.web.api.usage_scope import find_owner
-from backfill.web.dashboard.forms import Form, read_form
+from backfill.web.dashboard.forms import FORM_BYTES_MAX, Form, read_form
 from backfill.web.dashboard.house import House
 from backfill.web.dashboard.sessions import COOKIE
 
@@ -59,9 +59,9 @@ class Visit(NamedTuple):
             return False
         return True
 
-    async def read_form(self) -> Form:
+    async def read_form(self, limit_bytes: int = FORM_BYTES_MAX) -> Form:
         """The form that was sent; raises Forbidden if it is not this session's own."""
-        form = await read_form(self.request)
+        form = await read_form(self.request, limit_bytes)
         self.check_token(form.values.get("token", ""))
         return form
 

@@ -109,6 +109,26 @@ async def test_why_a_batch_does_not_move_stands_on_its_page(engine: NullEngine, 
         assert "Why it does not move:" in page
 
 
+async def test_a_batch_is_paused_and_goes_on(engine: NullEngine, tmp_path: Path) -> None:
+    async with open_pages(tmp_path, engine) as (rooms, browser):
+        engine.behave(hold=True)
+        made = await create_batch(rooms, b"\n".join(request_line(number) for number in range(20)), name="slow")
+        await engine.wait_for_async(lambda stats: stats["in_flight"] == 8)
+        path = f"{ROOT}/batches/{made.id}"
+        overview = await browser.see("/")
+        assert 'aria-label="Pause batch slow"' in overview
+        answer = await browser.client.post(f"{path}/pause", data=read_fields(overview, f"{path}/pause"))
+        assert str(answer.url).endswith(path)
+        assert (await rooms.metadata.get_batch(made.id)).state is State.PAUSED
+        assert "[paused]" in answer.text
+        assert "Resume this batch" in answer.text
+        engine.behave(hold=False)
+        await engine.wait_for_async(lambda stats: stats["in_flight"] == 0)
+        assert 'aria-label="Resume batch slow"' in await browser.see("/")
+        await browser.client.post(f"{path}/resume", data=read_fields(answer.text, f"{path}/resume"))
+        assert (await wait_for_batch(rooms, made.id)).counts.answered == 20
+
+
 async def test_a_file_is_checked_estimated_and_started_once(engine: NullEngine, tmp_path: Path) -> None:
     async with open_pages(tmp_path, engine) as (rooms, browser):
         page = await browser.see(f"{ROOT}/new")
@@ -129,7 +149,8 @@ async def test_a_file_is_checked_estimated_and_started_once(engine: NullEngine, 
         first, second = [await browser.client.post(path, data=fields) for _ in range(2)]
         assert str(first.url) == str(second.url)
         made = await wait_for_batch(rooms, str(first.url).rpartition("/")[2])
-        assert (made.metadata, made.completion_window, made.counts.answered) == ({"name": "mine"}, "2h", 2)
+        assert (made.name, made.completion_window, made.counts.answered) == ("mine", "2h", 2)
+        assert "1 batch," in await browser.see(f"{ROOT}/batches?text=min")
         assert len(await rooms.metadata.list_batches(OWNER, limit=10)) == 1
 
 

@@ -1,6 +1,7 @@
-// Keeps a page fresh, shows how an upload goes, asks before what cannot be undone. Pages work without it.
+// Keeps a page fresh, shows how an upload goes and what a prompt would ask, asks before what cannot be undone. Pages work without it.
 
 const RETRY_MS = 3000;
+const PREVIEW_MS = 300;
 const said = document.getElementById("connection");
 
 function put(id, html) {
@@ -74,6 +75,52 @@ function upload(form) {
   }));
 }
 
+function insert(field, text) {
+  field.focus();
+  field.setRangeText(text, field.selectionStart, field.selectionEnd, "end");
+  field.dispatchEvent(new Event("input", {bubbles: true}));
+}
+
+function preview(form) {
+  const state = form.querySelector("[role=status]");
+  const prompt = form.querySelector("#prompt");
+  let timer = 0;
+  let asking = null;
+  const ask = async () => {
+    asking?.abort();
+    const own = asking = new AbortController();
+    try {
+      const answer = await fetch(form.dataset.preview, {
+        method: "POST",
+        headers: {Accept: "application/json"},
+        body: new URLSearchParams(new FormData(form)),
+        signal: own.signal,
+      });
+      const told = await answer.json();
+      state.textContent = told.error || told.state;
+      if (told.html !== undefined) put("preview", told.html);
+    } catch {
+      if (!own.signal.aborted) state.textContent = "No connection; change something to try again.";
+    }
+  };
+  const askSoon = () => {
+    clearTimeout(timer);
+    if (prompt.value.trim()) timer = setTimeout(ask, PREVIEW_MS);
+  };
+  form.addEventListener("input", askSoon);
+  form.addEventListener("submit", () => { state.textContent = "Making the requests…"; });
+  form.querySelector("[data-plain]").hidden = true;
+  document.querySelectorAll("[data-insert]").forEach((place) => {
+    const text = place.textContent;
+    const button = document.createElement("button");
+    Object.assign(button, {type: "button", className: "quiet", textContent: text});
+    button.setAttribute("aria-label", `Put ${text} into the prompt`);
+    button.addEventListener("click", () => insert(prompt, text));
+    place.replaceWith(button);
+  });
+  askSoon();
+}
+
 function offerCopies() {
   document.querySelectorAll("[data-copy]").forEach((button) => {
     if (!navigator.clipboard) return;
@@ -91,4 +138,5 @@ document.addEventListener("submit", (event) => {
 });
 if (document.body.dataset.live) follow(document.body.dataset.live);
 document.querySelectorAll("form[data-upload]").forEach(upload);
+document.querySelectorAll("form[data-preview]").forEach(preview);
 offerCopies();
