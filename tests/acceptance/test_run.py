@@ -265,8 +265,14 @@ def test_requests_without_a_model_take_the_one_given(folder: Path, engine: NullE
     ("arguments", "message"),
     [
         (("in.jsonl", "-o", "out.jsonl", "--model", "none.gguf"), "error: There is no model 'none.gguf'"),
-        (("none.jsonl", "-o", "out.jsonl"), "error: There is no input file none.jsonl.\n"),
-        (("in.jsonl", "-o", "none/out.jsonl"), "error: The folder none does not exist.\n"),
+        (
+            ("none.jsonl", "-o", "out.jsonl"),
+            "error: There is no input file none.jsonl; check its name and its folder.\n",
+        ),
+        (
+            ("in.jsonl", "-o", "none/out.jsonl"),
+            "error: The folder none does not exist; make it, or choose another place.\n",
+        ),
         (("in.jsonl", "-o", "in.jsonl", "--force"), "error: Input, output and errors must be three different files.\n"),
         (("in.jsonl", "-o", "out.jsonl", "--endpoint", "/v1/x"), "error: endpoint must be one of"),
         (("in.jsonl", "-o", "out.jsonl", "--engine", "x"), "error: The setting 'engines.external.url' is not valid"),

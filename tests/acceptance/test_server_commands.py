@@ -205,7 +205,7 @@ def test_metrics_count_what_was_answered(folder: Path, variables: dict[str, str]
 def test_the_server_s_own_words_are_shown(folder: Path, variables: dict[str, str]) -> None:
     code, out, err = backfill("status", "none", "--json", folder=folder, variables=variables)
     assert code == 2
-    assert err == "error: No such batch: none.\n"
+    assert err == "error: No such batch: none. `backfill list` shows those of this key.\n"
     assert json.loads(out)["code"] == "not_found"
     code, _, err = backfill("list", folder=folder, variables=variables | {"BACKFILL_API_KEY": ""})
     assert code == 2
@@ -213,7 +213,10 @@ def test_the_server_s_own_words_are_shown(folder: Path, variables: dict[str, str
     assert "BACKFILL_API_KEY" in err
     wrong = variables | {"OTHER_KEY": "wrong"}
     code, _, err = backfill("list", "--api-key-env", "OTHER_KEY", folder=folder, variables=wrong)
-    assert (code, err) == (2, "error: The API key is not known to this server.\n")
+    assert (code, err) == (
+        2,
+        "error: The API key is not known to this server. BACKFILL_API_KEY or --api-key-env gives another.\n",
+    )
 
 
 def test_no_server_is_said_in_one_line(tmp_path: Path) -> None:

@@ -1,21 +1,26 @@
 """Commands for batches on a running server: submit, status, watch, list, pause, resume, cancel, download."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from backfill.cli.batch_groups import FINAL, BatchGroup, find_group, name_part
+from backfill.cli.batch_offers import offer_batches, offer_ended, offer_unended
 from backfill.cli.connection import KeyVariable, Url, ask_server
 from backfill.cli.console import emit, say, write_out
 from backfill.cli.engine_table import draw_engines
 from backfill.cli.failures import ALL_ANSWERED, INTERRUPTED, SOME_FAILED, UNUSABLE, end_on_error
 from backfill.cli.following import count_lines, follow_progress, follow_results, name_expected, name_status
-from backfill.cli.options import AsJson, Endpoint, SkipInvalidLines
+from backfill.cli.options import AsJson, Endpoint, SkipInvalidLines, Window
 from backfill.cli.progress import ProgressDisplay
 from backfill.cli.remote import RemoteServer
+from backfill.cli.request_source import find_source
 from backfill.cli.result_tables import ResultForm, choose_form, download_as_table
 from backfill.cli.results import name_errors_file
-from backfill.cli.table_batches import check_ended, check_table_target, download_table, file_of_requests
+from backfill.cli.submission import Submitted, submit_requests
+from backfill.cli.table_batches import check_table_target, download_table
 from backfill.cli.table_options import TableOptions, takes_table_options
 from backfill.cli.tables import preview_table
 from backfill.cli.usage_table import name_cost
@@ -23,12 +28,26 @@ from backfill.local import check_target, replacing
 from backfill.status import ReplicaStatus
 from backfill.wire import find_endpoint
 
-__all__ = ["cancel", "download", "list_batches", "pause", "resume", "status", "submit", "watch", "webhook_secret"]
+__all__ = [
+    "cancel",
+    "download",
+    "list_batches",
+    "pause",
+    "report_submitted",
+    "resume",
+    "status",
+    "submit",
+    "watch",
+    "webhook_secret",
+]
 
 _NEWEST = 5
 
 _Batch = dict[str, Any]
-_BatchId = Annotated[str, typer.Argument(metavar="BATCH_ID", help="As `backfill submit` printed it.")]
+_HELP = "As `backfill submit` printed it."
+_BatchId = Annotated[str, typer.Argument(metavar="BATCH_ID", help=_HELP, autocompletion=offer_batches)]
+_UnendedId = Annotated[str, typer.Argument(metavar="BATCH_ID", help=_HELP, autocompletion=offer_unended)]
+_EndedId = Annotated[str, typer.Argument(metavar="BATCH_ID", help=_HELP, autocompletion=offer_ended)]
 
 
 @takes_table_options
@@ -40,7 +59,7 @@ def submit(  # noqa: PLR0913 - an option each
     table: TableOptions,
     endpoint: Endpoint = "/v1/chat/completions",
     model_id: Annotated[str | None, typer.Option(metavar="NAME", help="Model of requests that name none.")] = None,
-    window: Annotated[str | None, typer.Option(metavar="TIME", help='How long it may take, such as "24h".')] = None,
+    window: Window = None,
     name: Annotated[str | None, typer.Option(metavar="TEXT", help="What to call the batch, in lists.")] = None,
     on_invalid_lines: SkipInvalidLines = None,
     url: Url = None,
@@ -48,43 +67,58 @@ def submit(  # noqa: PLR0913 - an option each
     webhook: Annotated[
         str | None, typer.Option(metavar="URL", help="Where the end of the batch is told, by a signed POST.")
     ] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="Of more requests than one batch may have: once more, if all are there.")
+    ] = False,
     wait: Annotated[bool, typer.Option("--wait", help="Go on as `backfill watch` does.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Upload a file, make a batch of it and print its id."""
+    """Upload a file, make a batch of it and print its id; of a file too large for one, a group of batches."""
     with end_on_error(as_json=as_json):
         endpoint = table.choose_endpoint(find_endpoint(endpoint) or endpoint)
         if table.preview is not None:
             preview_table(input_name, table, endpoint, as_json=as_json)
             return
-        with file_of_requests(input_name, table, endpoint) as path:
+        source = find_source(input_name, table, endpoint)
+    members = {
+        "endpoint": endpoint,
+        "model_id": model_id,
+        "completion_window": window,
+        "name": name,
+        "on_invalid_lines": on_invalid_lines,
+        "webhook_url": webhook,
+    }
+    submitted = ask_server(
+        lambda server: submit_requests(server, source, members, again=again), url, api_key_env, as_json=as_json
+    )
+    report_submitted(submitted, as_json=as_json)
+    if wait:
+        watch(submitted.group.id, url=url, api_key_env=api_key_env, as_json=as_json)
 
-            async def work(server: RemoteServer) -> tuple[_Batch, str | None]:
-                file = await server.upload(path)
-                return await server.create_batch(
-                    input_file_id=file["id"],
-                    endpoint=endpoint,
-                    model_id=model_id,
-                    completion_window=window,
-                    name=name,
-                    on_invalid_lines=on_invalid_lines,
-                    webhook_url=webhook,
-                )
 
-            batch, warning = ask_server(work, url, api_key_env, as_json=as_json)
-    if as_json:
-        emit({"event": "submitted", "batch_id": batch["id"], "batch": batch, "warning": warning})
+def report_submitted(submitted: Submitted, *, as_json: bool) -> None:
+    """Print the id of what was made."""
+    group, warning = submitted.group, submitted.warning
+    if as_json and group.is_cut:
+        emit({"event": "submitted", "group_id": group.id, "batches": group.batches, "warning": warning})
+    elif as_json:
+        emit({"event": "submitted", "batch_id": group.id, "batch": group.summary, "warning": warning})
     else:
-        write_out(batch["id"])
+        write_out(group.id)
+    if submitted.was_there:
+        say(f"all {group.parts:,} batches of it were submitted before; --again submits the same requests once more")
     if warning:
         say(warning, label="warning", style="yellow")
-    if wait:
-        watch(batch["id"], url=url, api_key_env=api_key_env, as_json=as_json)
 
 
 def status(
     batch_id: Annotated[
-        str | None, typer.Argument(metavar="[BATCH_ID]", help="As `backfill submit` printed it; none: the server.")
+        str | None,
+        typer.Argument(
+            metavar="[BATCH_ID]",
+            help="As `backfill submit` printed it; none: the server.",
+            autocompletion=offer_batches,
+        ),
     ] = None,
     *,
     url: Url = None,
@@ -115,7 +149,8 @@ def _show_server(url: str | None, api_key_env: str | None, *, as_json: bool) -> 
 
 
 def _show_batch(batch_id: str, url: str | None, api_key_env: str | None, *, as_json: bool) -> None:
-    batch = ask_server(lambda server: server.get_batch(batch_id), url, api_key_env, as_json=as_json)
+    group = ask_server(lambda server: find_group(server, batch_id), url, api_key_env, as_json=as_json)
+    batch = group.summary
     if as_json:
         emit(batch)
         return
@@ -123,6 +158,7 @@ def _show_batch(batch_id: str, url: str | None, api_key_env: str | None, *, as_j
     facts = {
         "name": batch.get("name"),
         "status": name_status(batch),
+        "batches": f"{len(group.batches):,} of {group.parts:,}" if group.is_cut else None,
         "done": f"{counts.done:,} of {counts.total:,}, {counts.failed:,} failed ({batch['progress']:g} %)",
         "waiting": f"since {waiting['since']}: {waiting['message']} [{waiting['reason']}]" if waiting else None,
         "endpoint": batch["endpoint"],
@@ -141,6 +177,8 @@ def _show_batch(batch_id: str, url: str | None, api_key_env: str | None, *, as_j
     for name, value in facts.items():
         if value:
             write_out(f"{name:10} {value}")
+    for part in group.batches if group.is_cut else ():
+        write_out("  ".join((part["id"], *_summarise(part))).rstrip())
 
 
 def watch(
@@ -156,17 +194,18 @@ def watch(
     """Show progress until the batch ends. Exits with 0 if every request was answered, 1 if not."""
     try:
         if follow:
-            batch = ask_server(
+            group = ask_server(
                 lambda server: follow_results(server, batch_id, as_json=as_json), url, api_key_env, as_json=as_json
             )
         else:
             with ProgressDisplay(as_json=as_json, with_tokens=False) as display:
-                batch = ask_server(
+                group = ask_server(
                     lambda server: follow_progress(server, batch_id, display), url, api_key_env, as_json=as_json
                 )
     except KeyboardInterrupt:
         say(f"the batch goes on; `backfill watch {batch_id}` shows it again")
         raise typer.Exit(INTERRUPTED) from None
+    batch = group.summary
     counts = count_lines(batch)
     say(f"{batch['status']}: {counts.answered:,} answered, {counts.failed:,} failed")
     if cost := name_cost(batch.get("cost")):
@@ -174,12 +213,19 @@ def watch(
     if batch["error"]:
         say(batch["error"], label="error", style="red")
     if batch["output_file_id"] or batch["error_file_id"]:
-        say(f"`backfill download {batch_id}` fetches the results")
+        say(f"`backfill download {group.id}` fetches the results")
+    if len(group.batches) < group.parts:
+        left = group.parts - len(group.batches)
+        say(
+            f"{left:,} of its batches are not submitted yet; the same `backfill submit` does it",
+            label="warning",
+            style="yellow",
+        )
     if as_json:
         emit({"event": "finished", "batch": batch})
-    if batch["status"] == "FAILED":
+    if group.is_rejected:
         raise typer.Exit(UNUSABLE)
-    all_answered = batch["status"] == "COMPLETED" and not counts.failed
+    all_answered = batch["status"] == "COMPLETED" and not counts.failed and len(group.batches) == group.parts
     raise typer.Exit(ALL_ANSWERED if all_answered else SOME_FAILED)
 
 
@@ -191,7 +237,7 @@ def list_batches(*, url: Url = None, api_key_env: KeyVariable = None, as_json: A
         return
     for batch in batches:
         created = batch["created_at"][:19].replace("T", " ")
-        write_out("  ".join((batch["id"], created, *_summarise(batch))).rstrip())
+        write_out("  ".join((batch["id"], created, *_summarise(batch), name_part(batch))).rstrip())
     if not batches:
         say("no batches yet")
 
@@ -205,36 +251,59 @@ def webhook_secret(*, url: Url = None, api_key_env: KeyVariable = None, as_json:
         write_out(secret)
 
 
-def pause(batch_id: _BatchId, *, url: Url = None, api_key_env: KeyVariable = None, as_json: AsJson = False) -> None:
+def pause(batch_id: _UnendedId, *, url: Url = None, api_key_env: KeyVariable = None, as_json: AsJson = False) -> None:
     """Send nothing more of a batch until it is resumed; its deadline goes on."""
-    batch = ask_server(lambda server: server.pause_batch(batch_id), url, api_key_env, as_json=as_json)
+    batch = _change(batch_id, lambda server: server.pause_batch, url, api_key_env, as_json=as_json)
     if as_json:
         emit(batch)
     else:
         say(f"paused; `backfill resume {batch_id}` goes on with it. Its deadline is still {batch['job_deadline']}")
 
 
-def resume(batch_id: _BatchId, *, url: Url = None, api_key_env: KeyVariable = None, as_json: AsJson = False) -> None:
+def resume(batch_id: _UnendedId, *, url: Url = None, api_key_env: KeyVariable = None, as_json: AsJson = False) -> None:
     """Go on with a paused batch."""
-    batch = ask_server(lambda server: server.resume_batch(batch_id), url, api_key_env, as_json=as_json)
+    batch = _change(batch_id, lambda server: server.resume_batch, url, api_key_env, as_json=as_json)
     if as_json:
         emit(batch)
     else:
         say(f"it goes on; its deadline is {batch['job_deadline']}")
 
 
-def cancel(batch_id: _BatchId, *, url: Url = None, api_key_env: KeyVariable = None, as_json: AsJson = False) -> None:
+def cancel(batch_id: _UnendedId, *, url: Url = None, api_key_env: KeyVariable = None, as_json: AsJson = False) -> None:
     """Stop a batch; what is finished is kept."""
-    batch = ask_server(lambda server: server.cancel_batch(batch_id), url, api_key_env, as_json=as_json)
+    batch = _change(batch_id, lambda server: server.cancel_batch, url, api_key_env, as_json=as_json)
     if as_json:
         emit(batch)
     else:
         say("cancelled; what is in flight may still finish")
 
 
+def _change(
+    batch_id: str,
+    find_change: Callable[[RemoteServer], Callable[[str], Awaitable[_Batch]]],
+    url: str | None,
+    api_key_env: str | None,
+    *,
+    as_json: bool,
+) -> _Batch:
+    """Change a batch, or all of a group that go on; the batch object, or one that tells of all."""
+
+    async def work(server: RemoteServer) -> BatchGroup:
+        change = find_change(server)
+        group = await find_group(server, batch_id)
+        if not group.is_cut:
+            return BatchGroup(group.id, (await change(group.id),))
+        for batch in group.batches:
+            if batch["status"] not in FINAL:
+                await change(batch["id"])
+        return await group.look_again(server)
+
+    return ask_server(work, url, api_key_env, as_json=as_json).summary
+
+
 @takes_table_options
 def download(  # noqa: PLR0913 - an option each
-    batch_id: _BatchId,
+    batch_id: _EndedId,
     *,
     table: TableOptions,
     output_path: Annotated[
@@ -275,15 +344,17 @@ def download(  # noqa: PLR0913 - an option each
     errors_path = errors_path or name_errors_file(output_path)
 
     async def work(server: RemoteServer) -> dict[str, Path]:
-        batch = await server.get_batch(batch_id)
-        check_ended(batch)
-        wanted = {"output": (batch["output_file_id"], output_path), "errors": (batch["error_file_id"], errors_path)}
+        group = await find_group(server, batch_id)
+        group.check_ended()
+        wanted = {"output": (group.list_files("output_file_id"), output_path)}
+        wanted["errors"] = (group.list_files("error_file_id"), errors_path)
         there = {name: place for name, place in wanted.items() if place[0]}
         for _, path in there.values():
             check_target(path, force=force)
-        for file_id, path in there.values():
+        for file_ids, path in there.values():
             with replacing(path) as target:
-                await server.download(file_id, target)
+                for file_id in file_ids:
+                    await server.download(file_id, target)
         return {name: path for name, (_, path) in there.items()}
 
     fetched = ask_server(work, url, api_key_env, as_json=as_json)

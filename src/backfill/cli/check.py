@@ -7,11 +7,12 @@ from typing import Annotated, NamedTuple
 
 import typer
 
-from backfill.batch import BatchProblem, Dialect, fit_to_endpoint
+from backfill.batch import Dialect, fit_to_endpoint
 from backfill.cli.console import emit, say, write_out
 from backfill.cli.failures import SOME_FAILED, UNUSABLE, end_on_error
 from backfill.cli.media_check import MediaReport, fetch_media, inspect_media_of
 from backfill.cli.options import AsJson, ConfigFile, Endpoint, OnInvalidLines, SkipInvalidLines
+from backfill.cli.problems import name_problem, name_unreadable
 from backfill.config import LimitsConfig, MediaConfig, load_config
 from backfill.errors import InvalidInput
 from backfill.index import EndpointSurvey, LineIndex, Survey
@@ -19,10 +20,11 @@ from backfill.inflation import Unpacker
 from backfill.intake import LineScanner
 from backfill.turns import Verdict, check_endpoint, judge
 
-__all__ = ["Report", "check", "inspect_file", "name_problem", "scan_file"]
+__all__ = ["Report", "check", "inspect_file", "scan_file"]
 
 _PIECE_BYTES = 1 << 18
 _STDIN = Path("-")
+_CUT = "`backfill submit` cuts it into several, `backfill run` takes it whole"
 
 
 class Report(NamedTuple):
@@ -126,12 +128,6 @@ def _look_at_media(report: Report, path: Path, endpoint: str, index: LineIndex, 
     return report._replace(media=media, verdict=verdict._replace(of_requests=of_requests))
 
 
-def name_problem(name: str, problem: BatchProblem, label: str = "") -> str:
-    """A problem in the form of a compiler's message, which editors can jump to."""
-    place = f"{name}:{problem.line}" if problem.line else name
-    return f"{place}: {label}{problem.message} [{problem.code}]"
-
-
 def _read_pieces(path: Path) -> Iterator[bytes]:
     try:
         unpacker = Unpacker()
@@ -140,8 +136,7 @@ def _read_pieces(path: Path) -> Iterator[bytes]:
                 yield from unpacker.feed(piece)
         yield from unpacker.finish()
     except OSError as error:
-        message = f"The input file {path} cannot be read: {error.strerror}."
-        raise InvalidInput(message, param="input") from None
+        raise name_unreadable(path, error) from None
 
 
 def _describe(name: str, endpoint: str, report: Report) -> dict[str, object]:
@@ -215,8 +210,8 @@ def _find_limits_passed(report: Report, limits: LimitsConfig) -> list[str]:
     """What a server with these settings would refuse; `backfill run` has no such limits."""
     passed = []
     if report.survey.lines > limits.lines:
-        passed.append(f"a server takes {limits.lines:,} requests in one batch (limits.lines); `backfill run` takes all")
+        passed.append(f"a server takes {limits.lines:,} requests in one batch (limits.lines); {_CUT}")
     if report.size_bytes > limits.file_size_bytes:
         limit = f"{limits.file_size_bytes:,} bytes"
-        passed.append(f"a server takes files of {limit} (limits.file_size_bytes); `backfill run` takes any")
+        passed.append(f"a server takes files of {limit} (limits.file_size_bytes); {_CUT}")
     return passed

@@ -8,10 +8,11 @@ from typing import Annotated, TypeVar
 import typer
 
 from backfill.cli.failures import end_on_error
+from backfill.cli.offers import offer_key_variables
 from backfill.cli.options import read_key
 from backfill.cli.remote import RemoteServer
 
-__all__ = ["URL_VARIABLE", "KeyVariable", "Url", "ask_server"]
+__all__ = ["URL_VARIABLE", "KeyVariable", "Url", "ask_server", "open_server"]
 
 URL_VARIABLE = "BACKFILL_URL"
 _DEFAULT_URL = "http://127.0.0.1:8484"
@@ -23,8 +24,19 @@ Url = Annotated[
 ]
 KeyVariable = Annotated[
     str | None,
-    typer.Option("--api-key-env", metavar="VAR", help=f"Environment variable with the API key; {_KEY_VARIABLE}."),
+    typer.Option(
+        "--api-key-env",
+        metavar="VAR",
+        help=f"Environment variable with the API key; {_KEY_VARIABLE}.",
+        autocompletion=offer_key_variables,
+    ),
 ]
+
+
+def open_server(url: str | None, api_key_env: str | None) -> RemoteServer:
+    """The server that options and variables name; raises InvalidInput if they name none, or no key."""
+    key = read_key(api_key_env) or os.environ.get(_KEY_VARIABLE)
+    return RemoteServer(url or os.environ.get(URL_VARIABLE) or _DEFAULT_URL, key)
 
 
 def ask_server(
@@ -33,8 +45,7 @@ def ask_server(
     """What `work` comes to with the server that options and variables name; ends the command on an error."""
 
     async def connect() -> _Answer:
-        key = read_key(api_key_env) or os.environ.get(_KEY_VARIABLE)
-        async with RemoteServer(url or os.environ.get(URL_VARIABLE) or _DEFAULT_URL, key) as server:
+        async with open_server(url, api_key_env) as server:
             return await work(server)
 
     with end_on_error(as_json=as_json):

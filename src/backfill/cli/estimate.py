@@ -11,7 +11,7 @@ from backfill.cli.check import Report, scan_file
 from backfill.cli.connection import KeyVariable, ask_server
 from backfill.cli.console import emit, name_duration, say, write_out
 from backfill.cli.failures import UNUSABLE, end_on_error
-from backfill.cli.options import AsJson, ConfigFile, Endpoint, OnInvalidLines
+from backfill.cli.options import AsJson, ConfigFile, Endpoint, OnInvalidLines, Window
 from backfill.cli.usage_table import name_amount
 from backfill.config import load_config
 from backfill.index import LineIndex
@@ -28,7 +28,7 @@ def estimate(  # noqa: PLR0913 - an option each
     *,
     endpoint: Endpoint = "/v1/chat/completions",
     model_id: Annotated[str | None, typer.Option(metavar="NAME", help="Model of requests that name none.")] = None,
-    window: Annotated[str | None, typer.Option(metavar="TIME", help='How long it may take, such as "24h".')] = None,
+    window: Window = None,
     server: Annotated[
         str | None, typer.Option("--server", metavar="URL", help="Ask it how long that takes, and for its prices.")
     ] = None,

@@ -6,15 +6,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from backfill.batch import Counts
+from backfill.cli.batch_groups import FINAL, BatchGroup, find_group
 from backfill.cli.console import name_duration, write_out
 from backfill.cli.progress import ProgressDisplay
 from backfill.cli.remote import UNREACHABLE, RemoteServer
 from backfill.errors import BackfillError
 from backfill.status import WaitReason
 
-__all__ = ["FINAL", "count_lines", "follow_progress", "follow_results", "name_expected", "name_status"]
+__all__ = ["count_lines", "follow_progress", "follow_results", "name_expected", "name_status"]
 
-FINAL = frozenset({"COMPLETED", "FAILED", "EXPIRED", "CANCELLED"})
 _POLL_S = 1.0
 # A server may be restarted under a watcher, and a batch lives through that.
 _UNREACHABLE_MAX_S = 300.0
@@ -46,29 +46,35 @@ class _Patience:
             raise error
 
 
-async def follow_progress(server: RemoteServer, batch_id: str, display: ProgressDisplay) -> _Batch:
-    """Show the batch until it has ended; gives its last state."""
-    batch = await server.get_batch(batch_id)
+async def follow_progress(server: RemoteServer, batch_id: str, display: ProgressDisplay) -> BatchGroup:
+    """Show the batch, or the group, until it has ended; gives its last state."""
+    group = await find_group(server, batch_id)
     patience = _Patience()
-    while batch["status"] not in FINAL:
+    while not group.has_ended:
+        batch = group.summary
         display.show(count_lines(batch), _SILENT if patience.is_tried else _name_wait(batch), _find_left_s(batch))
         await asyncio.sleep(_POLL_S)
         try:
-            batch = await server.get_batch(batch_id)
+            group = await group.look_again(server)
             patience.note_answer()
         except BackfillError as error:
             patience.note_failure(error)
-    display.show(count_lines(batch), final=True)
-    return batch
+    display.show(count_lines(group.summary), final=True)
+    return group
 
 
-async def follow_results(server: RemoteServer, batch_id: str, *, as_json: bool) -> _Batch:
-    """Print each result line once, as soon as it is there, until the batch has ended; gives its last state.
+async def follow_results(server: RemoteServer, batch_id: str, *, as_json: bool) -> BatchGroup:
+    """Print each result line once, as soon as it is there, until all have ended; gives the last state.
 
     `as_json`: as events, since others stand on standard output as well.
     """
-    # Outside of the loop: a server that was never there is not waited for.
-    await server.get_batch(batch_id)
+    # Before anything is waited for: not a server that was never there.
+    group = await find_group(server, batch_id)
+    ended = await asyncio.gather(*(_follow_results(server, each["id"], as_json=as_json) for each in group.batches))
+    return BatchGroup(group.id, tuple(ended), group.parts)
+
+
+async def _follow_results(server: RemoteServer, batch_id: str, *, as_json: bool) -> _Batch:
     patience = _Patience()
     printed = 0
     while True:

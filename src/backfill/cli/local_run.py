@@ -22,9 +22,10 @@ from backfill.app import Rooms, open_rooms, working
 from backfill.batch import Batch, BatchProblem, File, FileStatus, State
 from backfill.cli.console import say
 from backfill.cli.failures import INTERRUPTED
+from backfill.cli.problems import name_unreadable
 from backfill.cli.progress import ProgressDisplay
 from backfill.config import Config
-from backfill.errors import Conflict, InvalidInput, RowsLost, StoreBusy
+from backfill.errors import Conflict, RowsLost, StoreBusy
 from backfill.index import Survey
 from backfill.inflation import open_unpacked
 from backfill.intake import new_file_id
@@ -186,7 +187,7 @@ async def _seal(rooms: Rooms, path: Path, interruption: Interruption) -> File | 
                     return None
         return await upload.seal(draft)
     except OSError as error:
-        raise _name_unreadable(path, error) from None
+        raise name_unreadable(path, error) from None
     finally:
         upload.abort()
 
@@ -254,8 +255,4 @@ def _hash(path: Path) -> str:
                 digest.update(piece)
         return digest.hexdigest()
     except OSError as error:
-        raise _name_unreadable(path, error) from None
-
-
-def _name_unreadable(path: Path, error: OSError) -> InvalidInput:
-    return InvalidInput(f"The input file {path} cannot be read: {error.strerror}.", param="input")
+        raise name_unreadable(path, error) from None

@@ -1,6 +1,7 @@
 """Where the commands come together. A command's own module is loaded when that command is asked for, no sooner."""
 
 import gc
+import os
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
 
@@ -20,7 +21,7 @@ SUMMARIES = {
     "join": "Put answers beside the rows that they are about. Takes the options with which the requests were made.",
     "check": "Name every line of a file that cannot be run, and why.",
     "estimate": "Say how many tokens a file takes, what they cost and how long they last, before anything is sent.",
-    "submit": "Upload a file, make a batch of it and print its id.",
+    "submit": "Upload a file, make a batch of it and print its id; of a file too large for one, a group of batches.",
     "status": "Show how far a batch is; without one, what the server's engines do and the newest batches.",
     "top": "Show what a server does, live; Ctrl-C ends it.",
     "watch": "Show progress until the batch ends. Exits with 0 if every request was answered, 1 if not.",
@@ -37,6 +38,7 @@ SUMMARIES = {
     "keys": "API keys: who may use the server, for what, and how much.",
     "gc": "Remove what is older than the settings allow; a server that runs does this by itself.",
     "models": "Models for the built-in engine.",
+    "completion": "Print the script with which bash, zsh or fish completes commands, options and ids of batches.",
 }
 """The commands in the order of the help, in their own words: it shows them without loading any."""
 
@@ -68,6 +70,10 @@ def _load(name: str) -> Any:
             from backfill.cli.models import models
 
             return models
+        case "completion":
+            from backfill.cli.completion import completion
+
+            return completion
         case "make" | "join":
             from backfill.cli import tables
 
@@ -157,9 +163,18 @@ class _Group(TyperGroup):
         return list(SUMMARIES)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
-        """The names and summaries, as a group of commands that can do nothing shows them."""
+        """The names and summaries."""
+        self._list_alone().format_commands(ctx, formatter)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """What the shell offers where the name of a command may stand."""
+        alone = self._list_alone()
+        return alone.shell_complete(type(ctx)(alone), incomplete)
+
+    def _list_alone(self) -> TyperGroup:
+        """A group of commands that can do nothing, but have names and summaries."""
         listed: dict[str, Any] = {name: TyperCommand(name, help=summary) for name, summary in SUMMARIES.items()}
-        TyperGroup(commands=listed).format_commands(ctx, formatter)
+        return TyperGroup(commands=listed, params=self.params)
 
 
 app = typer.Typer(name="backfill", cls=_Group, no_args_is_help=True, **_SETTINGS)
@@ -176,5 +191,9 @@ def show_version(
 
 
 def main() -> None:
-    """Run the command line."""
+    """Run the command line, or answer a shell that asks what may stand at the end of a line."""
+    if "_BACKFILL_COMPLETE" in os.environ:
+        from typer.completion import completion_init  # type: ignore[attr-defined]
+
+        completion_init()
     app()

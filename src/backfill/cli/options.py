@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from backfill.cli.offers import offer_endpoints, offer_windows
 from backfill.errors import InvalidInput
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "InputFile",
     "OnInvalidLines",
     "SkipInvalidLines",
+    "Window",
     "read_key",
 ]
 
@@ -37,7 +39,11 @@ SkipInvalidLines = Annotated[
 ]
 
 InputFile = Annotated[Path, typer.Argument(metavar="INPUT.jsonl", help="Requests, one JSON object a line.")]
-Endpoint = Annotated[str, typer.Option(metavar="PATH", help="Where each request goes.")]
+Endpoint = Annotated[str, typer.Option(metavar="PATH", help="Where each request goes.", autocompletion=offer_endpoints)]
+Window = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help='How long it may take, such as "24h".', autocompletion=offer_windows),
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="Settings; ./backfill.toml if it is there.")
 ]

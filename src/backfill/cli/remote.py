@@ -1,6 +1,6 @@
 """Requests to a running server, over the same API that the SDKs use."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -9,6 +9,7 @@ from typing import Any, BinaryIO, Self, cast
 import aiohttp
 import msgspec
 
+from backfill.cli.problems import name_unreadable
 from backfill.errors import BackfillError, InvalidInput
 from backfill.status import ReplicaStatus
 
@@ -51,22 +52,52 @@ class RemoteServer:
     ) -> None:
         await self._session.close()
 
+    async def find_limits(self) -> _Object | None:
+        """What one file may hold: `lines`, `file_size_bytes`, `custom_id_length`; None: the server does not say."""
+        return cast("_Object", await self._ask("GET", "/whoami")).get("limits")
+
     async def upload(self, path: Path) -> _Object:
         """Send a file, streamed from disk; gives the file object."""
         try:
             source = path.open("rb")
         except OSError as error:
-            message = f"The input file {path} cannot be read: {error.strerror}."
-            raise InvalidInput(message, param="input") from None
+            raise name_unreadable(path, error) from None
         with source:
             form = aiohttp.FormData({"purpose": "batch-api"})
             form.add_field("file", source, filename=path.name, content_type="application/jsonl")
             return cast("_Object", await self._ask("POST", "/files", data=form))
 
-    async def create_batch(self, **members: str | None) -> tuple[_Object, str | None]:
-        """Make a batch; gives the batch object and a warning, if there is one. Members that are None are left out."""
-        given = {name: value for name, value in members.items() if value is not None}
-        created = await self._ask("POST", "/batches", json=given)
+    async def upload_pieces(self, filename: str, pieces: Iterable[bytes], sha256: str) -> _Object:
+        """Send a file as its pieces come; gives the file object. Other bytes than those of the digest are refused."""
+
+        async def send() -> AsyncIterator[bytes]:
+            for piece in pieces:
+                yield piece
+
+        form = aiohttp.FormData({"purpose": "batch-api", "checksum": sha256})
+        form.add_field("file", send(), filename=filename, content_type="application/jsonl")
+        return cast("_Object", await self._ask("POST", "/files", data=form))
+
+    async def delete_file(self, file_id: str) -> None:
+        """Remove a file."""
+        await self._ask("DELETE", f"/files/{_quote(file_id)}")
+
+    async def create_batch(
+        self,
+        members: Mapping[str, str | None],
+        *,
+        idempotency_key: str | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> tuple[_Object, str | None]:
+        """Make a batch; gives the batch object and a warning, if there is one. Members that are None are left out.
+
+        With the same key and members it is made once, however often that is asked for.
+        """
+        given: _Object = {name: value for name, value in members.items() if value is not None}
+        if metadata:
+            given["metadata"] = metadata
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        created = await self._ask("POST", "/batches", json=given, headers=headers)
         return cast("_Object", created["job"]), created.get("warning")
 
     async def estimate(self, wanted: _Object) -> _Object:
@@ -80,6 +111,10 @@ class RemoteServer:
     async def list_batches(self) -> list[_Object]:
         """All batches of this key, newest first."""
         return cast("list[_Object]", await self._ask("GET", "/batches"))
+
+    async def list_group(self, group_id: str) -> list[_Object]:
+        """The batches whose metadata name this group, newest first."""
+        return cast("list[_Object]", await self._ask("GET", "/batches", params={"group": group_id}))
 
     async def list_newest_batches(self, limit: int) -> list[_Object]:
         """So many of them at most, newest first, in OpenAI's shape: Together's list is always whole."""
@@ -119,9 +154,13 @@ class RemoteServer:
         page = await self._ask("GET", f"/batches/{_quote(batch_id)}/failures")
         return cast("list[_Object]", page["data"])
 
-    async def retry_batch(self, batch_id: str, **choice: str | None) -> tuple[_Object, str | None]:
+    async def retry_batch(
+        self, batch_id: str, metadata: dict[str, str] | None = None, **choice: str | None
+    ) -> tuple[_Object, str | None]:
         """Make a batch of what failed, or of those that `code` or `group` mean; as `create_batch`."""
-        given = {name: value for name, value in choice.items() if value is not None}
+        given: _Object = {name: value for name, value in choice.items() if value is not None}
+        if metadata:
+            given["metadata"] = metadata
         request = {"json": given} if given else {}
         created = await self._ask("POST", f"/batches/{_quote(batch_id)}/retry", **request)
         return cast("_Object", created["job"]), created.get("warning")
@@ -221,8 +260,10 @@ class RemoteServer:
             message, code, param = str(error["message"]), error.get("code"), error.get("param")
         except (msgspec.DecodeError, KeyError, TypeError, AttributeError):
             message, code, param = f"{self.url} answers with HTTP {status} and no reason.", None, None
-        if status == 401 and not self._has_key:
-            message += " BACKFILL_API_KEY or --api-key-env gives one."
+        if status == 401:
+            message += f" BACKFILL_API_KEY or --api-key-env gives {'another' if self._has_key else 'one'}."
+        if status == 404 and message.startswith("No such batch"):
+            message += " `backfill list` shows those of this key."
         return BackfillError(message, code=code or f"http_{status}", param=param)
 
 

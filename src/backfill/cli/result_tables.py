@@ -4,10 +4,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from backfill.cli.batch_groups import FINAL
 from backfill.cli.connection import ask_server
 from backfill.cli.console import emit, say
 from backfill.cli.failures import ALL_ANSWERED, SOME_FAILED
-from backfill.cli.following import FINAL, count_lines
+from backfill.cli.following import count_lines
 from backfill.cli.remote import RemoteServer
 from backfill.errors import InvalidInput
 from backfill.local import check_target, replacing

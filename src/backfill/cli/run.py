@@ -1,5 +1,7 @@
 """`backfill run`: a file of requests in, a file of answers out, no server."""
 
+import errno
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,7 +10,7 @@ import uvloop
 
 from backfill.accounts import cost_of
 from backfill.batch import AUDIO_ENDPOINTS, BatchProblem
-from backfill.cli.check import inspect_file, name_problem
+from backfill.cli.check import inspect_file
 from backfill.cli.console import emit, name_duration, say
 from backfill.cli.failures import ALL_ANSWERED, INTERRUPTED, SOME_FAILED, UNUSABLE, end_on_error
 from backfill.cli.local_run import Ended, Interrupted, Job, Rejected, run_job
@@ -23,6 +25,7 @@ from backfill.cli.options import (
     SkipInvalidLines,
     read_key,
 )
+from backfill.cli.problems import name_problem, name_unreadable
 from backfill.cli.progress import ProgressDisplay, describe_counts
 from backfill.cli.results import name_errors_file
 from backfill.cli.run_table import TableOrder, run_table
@@ -130,8 +133,8 @@ def _configure(
 def _prepare(job: Job, config: Config, *, force: bool, deterministic: bool) -> Config:
     """Find out now whatever would be a pity to find out later; the settings to run with."""
     if not job.input_path.is_file():
-        message = f"There is no input file {job.input_path}."
-        raise InvalidInput(message, param="input")
+        kind = errno.EISDIR if job.input_path.is_dir() else errno.ENOENT
+        raise name_unreadable(job.input_path, OSError(kind, os.strerror(kind)))
     _check_apart(job)
     state = find_state(job.output_path)
     for target in (job.output_path, job.errors_path):

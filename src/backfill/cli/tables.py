@@ -1,6 +1,6 @@
 """`backfill make` and `backfill join`: tables and the files of any server with a Batch API."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
@@ -31,6 +31,7 @@ from backfill.tables import join as join_results
 from backfill.turns import check_endpoint
 
 __all__ = [
+    "RequestLines",
     "check_apart",
     "check_columns",
     "check_ids",
@@ -150,18 +151,35 @@ def check_apart(source: str, target: Path) -> None:
         raise Conflict("Input and output must be two different files.", code="same_file")
 
 
+class RequestLines:
+    """The requests of a table's rows; as often as one likes, from any row on."""
+
+    def __init__(self, table: Table, builder: RequestBuilder, limit: int | None) -> None:
+        self._table = table
+        self._builder = builder
+        self._limit = limit
+
+    def build(self, left_out: list[str], start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """The number of a row and its line; why others have none comes into `left_out`.
+
+        Raises InvalidInput if two have one id, of those from row `start` on.
+        """
+        ids = RowIds(self._table, self._builder)
+        for number, values in number_rows(self._table, self._builder, self._limit, start):
+            try:
+                line = self._builder.build(number, values)
+                ids.check(number, values)
+            except Unsendable as error:
+                left_out.append(f"row {number + 1}: {error}")
+                continue
+            yield number, line
+
+
 def write_requests(table: Table, builder: RequestBuilder, file: BinaryIO, limit: int | None) -> tuple[int, list[str]]:
     """Write a line for each row; how many, and why the others have none. Raises InvalidInput if two have one id."""
     written = 0
     left_out: list[str] = []
-    ids = RowIds(table, builder)
-    for number, values in number_rows(table, builder, limit):
-        try:
-            line = builder.build(number, values)
-            ids.check(number, values)
-        except Unsendable as error:
-            left_out.append(f"row {number + 1}: {error}")
-            continue
+    for _, line in RequestLines(table, builder, limit).build(left_out):
         file.write(line)
         written += 1
     return written, left_out

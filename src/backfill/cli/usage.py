@@ -20,11 +20,21 @@ _ROWS_MAX = 10_000
 _Page = dict[str, Any]
 
 
+def _offer_groupings(incomplete: str) -> list[str]:
+    before, comma, last = incomplete.rpartition(",")
+    return [f"{before}{comma}{word}" for word in _GROUPINGS if word.startswith(last)]
+
+
 def usage(  # noqa: PLR0913 - an option each
     *,
     by: Annotated[
         str,
-        typer.Option("--by", metavar="WORDS", help=f"A row for each {', '.join(_GROUPINGS)}; several as day,model."),
+        typer.Option(
+            "--by",
+            metavar="WORDS",
+            help=f"A row for each {', '.join(_GROUPINGS)}; several as day,model.",
+            autocompletion=_offer_groupings,
+        ),
     ] = "day",
     since: Annotated[str | None, typer.Option("--from", metavar="DAY", help="The first day, UTC; 30 days ago.")] = None,
     until: Annotated[str | None, typer.Option("--to", metavar="DAY", help="The last day, UTC; today.")] = None,

@@ -1,5 +1,6 @@
 """Result files appear whole or not at all, under the name that was asked for."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,17 @@ from backfill.errors import Conflict, InvalidInput, StoreUnavailable
 __all__ = ["check_target", "replacing"]
 
 _TEMPORARY_SUFFIX = ".partial"
+_REMEDIES = {
+    errno.ENOSPC: "; free some space there, or choose another place, and go on with the same command",
+    errno.EACCES: "; choose a folder in which this user may write",
+    errno.EROFS: "; choose another place",
+}
 
 
 def check_target(path: Path, *, force: bool) -> None:
     """Raise Conflict if the file exists and may not be replaced, InvalidInput if it cannot be made at all."""
     if not path.parent.is_dir():
-        message = f"The folder {path.parent} does not exist."
+        message = f"The folder {path.parent} does not exist; make it, or choose another place."
         raise InvalidInput(message)
     if not os.path.lexists(path):
         return
@@ -42,7 +48,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         _sync_folder(path.parent)
     except OSError as error:
         temporary.unlink(missing_ok=True)
-        message = f"Cannot write {path}: {error.strerror or error}."
+        message = f"Cannot write {path}: {error.strerror or error}{_REMEDIES.get(error.errno or 0, '')}."
         raise StoreUnavailable(message) from error
     except BaseException:
         temporary.unlink(missing_ok=True)

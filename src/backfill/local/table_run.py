@@ -1,4 +1,4 @@
-"""A table without a server: its rows as batches of some thousands, two at a time, and their answers beside them.
+"""A table without a server: its rows as batches of some thousands, two at most, and their answers beside them.
 
     OUTPUT.backfill/            the state folder: a data directory, with a file and a batch for each chunk of rows
     OUTPUT.backfill/table.json  what is run, so that nothing else goes on with it (`table_job`)
@@ -28,6 +28,8 @@ from backfill.turns import BatchRequest, judge, now_ms
 __all__ = ["ShowProgress", "TableCounts", "TableRun"]
 
 _OPEN_CHUNKS = 2
+_LAST_PART = 5
+"""The next chunk is begun when less than this part of one is left."""
 _POLL_S = 0.25
 _PIECE_ROWS = 500
 _LISTED = 1000
@@ -207,9 +209,6 @@ class TableRun:
         for chunk in range(self._job.chunks):
             if chunk in self.batches:
                 continue
-            while sum(not batch.state.is_final for batch in self.batches.values()) >= _OPEN_CHUNKS:
-                self._moved.clear()
-                await self._moved.wait()
             file = await self._seal(chunk, rows)
             if file is None:
                 self.empty.add(chunk)
@@ -221,8 +220,23 @@ class TableRun:
                 self._unsendable[chunk] = self._job.size_of(chunk)
                 self.empty.add(chunk)
                 continue
+            await self._wait_for_room()
             request = BatchRequest(LOCAL_OWNER, self._endpoint, file.id, model_id=self._job.model_id)
             self.batches[chunk] = await self._rooms.turns.create(request)
+
+    async def _wait_for_room(self) -> None:
+        """Return once another batch keeps engines busy: before the ones under way are through, but not long before.
+
+        Lines of two batches at a time cost more each, since it is asked each time whose turn it is.
+        """
+        while True:
+            unended = [batch for batch in self.batches.values() if not batch.state.is_final]
+            counts = [await self._rooms.progress.count(batch) for batch in unended]
+            left = sum(each.total - each.done for each in counts)
+            if len(unended) < _OPEN_CHUNKS and left <= self._job.chunk_rows // _LAST_PART:
+                return
+            self._moved.clear()
+            await self._moved.wait()
 
     async def _seal(self, chunk: int, rows: _Rows) -> File | None:
         """The file with a chunk's requests; None if there are none."""

@@ -219,12 +219,19 @@ class Metadata:
         return to_batch(rows[0])
 
     async def list_batches(
-        self, owner: str, *, after: str | None = None, limit: int, newest_first: bool = True, name: str | None = None
+        self,
+        owner: str,
+        *,
+        after: str | None = None,
+        limit: int,
+        newest_first: bool = True,
+        name: str | None = None,
+        group: str | None = None,
     ) -> list[Batch]:
-        """The owner's batches, or those of this name, from behind the batch `after` on."""
-        query = select(batches).where(batches.c.owner == owner)
-        if name is not None:
-            query = query.where(batches.c.name == name)
+        """The owner's batches, or those of this name or whose metadata name this group, from behind `after` on."""
+        asked = ((batches.c.name, name), (batches.c.metadata["group"].as_string(), group))
+        conditions = [column == value for column, value in asked if value is not None]
+        query = select(batches).where(batches.c.owner == owner, *conditions)
         if after is not None:
             edge = await self.get_batch(after, owner)
             query = query.where(behind(batches, edge.created_at_ms, edge.id, newest_first=newest_first))

@@ -38,7 +38,10 @@ def open_table(name: str) -> Table:
     path = Path(name)
     form = _find_form(name)
     if not path.is_file():
-        raise InvalidInput(f"There is no table {name}.", param="input")
+        what = (
+            f"{name} is a folder; name a file in it" if path.is_dir() else f"There is no table {name}; check its name"
+        )
+        raise InvalidInput(f"{what}.", param="input")
     try:
         return open_form(path, form)
     except OSError as error:

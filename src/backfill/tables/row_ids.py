@@ -34,7 +34,9 @@ class RowIds:
             raise InvalidInput(message, param="id", code="duplicate_id")
 
 
-def number_rows(table: Table, builder: RequestBuilder, limit: int | None) -> Iterator[tuple[int, Sequence[Any]]]:
-    """The rows from the first on, each with its number and the values that its request needs."""
-    rows = (values for block in table.read() for values in block.take(builder.columns))
-    return enumerate(islice(rows, limit))
+def number_rows(
+    table: Table, builder: RequestBuilder, limit: int | None, start: int = 0
+) -> Iterator[tuple[int, Sequence[Any]]]:
+    """The rows from row `start` on, before row `limit`, each with its number and the values that its request needs."""
+    rows = (values for block in table.read(start) for values in block.take(builder.columns))
+    return enumerate(islice(rows, None if limit is None else max(0, limit - start)), start)

@@ -104,8 +104,18 @@ class Creation:
         file = await self._find_input(request)
         return await self._add(request._replace(completion_window=window), file, window_ms)
 
-    async def retry(self, ended: Batch, file: File, attempt: Attempt, key_id: str | None = None) -> Batch:
-        """As `create`: a batch like one that has ended, of a file that holds those of its lines that failed."""
+    async def retry(
+        self,
+        ended: Batch,
+        file: File,
+        attempt: Attempt,
+        key_id: str | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> Batch:
+        """As `create`: a batch like one that has ended, of a file that holds those of its lines that failed.
+
+        `metadata` goes before that of the ended one.
+        """
         request = BatchRequest(
             owner=ended.owner,
             endpoint=ended.endpoint,
@@ -113,7 +123,7 @@ class Creation:
             completion_window=ended.completion_window,
             model_id=ended.model_id,
             priority=ended.priority,
-            metadata={**(ended.metadata or {}), "retry_of": ended.id},
+            metadata={**(ended.metadata or {}), **(metadata or {}), "retry_of": ended.id},
             dialect=ended.dialect,
             output_expires_after_s=ended.output_expires_after_s,
             attempt=attempt,

@@ -64,9 +64,16 @@ class Turns(Endings):
         endpoint = check_endpoint(request.endpoint, self._endpoints)
         return await self._creation.create(request._replace(endpoint=endpoint))
 
-    async def retry(self, ended: Batch, file: File, attempt: Attempt, key_id: str | None = None) -> Batch:
+    async def retry(
+        self,
+        ended: Batch,
+        file: File,
+        attempt: Attempt,
+        key_id: str | None = None,
+        metadata: dict[str, str] | None = None,
+    ) -> Batch:
         """See `Creation.retry`."""
-        return await self._creation.retry(ended, file, attempt, key_id)
+        return await self._creation.retry(ended, file, attempt, key_id, metadata)
 
     async def find_repeated(self, owner: str, attempt: Attempt) -> Batch | None:
         """See `Creation.find_repeated`."""

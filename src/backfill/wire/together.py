@@ -96,6 +96,7 @@ def render_batch(batch: Batch, counts: Counts, waiting: Waiting | None = None) -
         "error": _render_problems(batch.problems, batch.problem_count),
         "completed_at": _render_time(batch.ended_at_ms) if batch.ended_at_ms is not None else None,
         "request_counts": {"total": counts.total, "completed": counts.answered, "failed": counts.failed},
+        **({"metadata": batch.metadata} if batch.metadata else {}),
         **render_reuse(counts),
         **render_own_webhook(batch),
         **render_waiting(batch, waiting, _render_time),

@@ -111,5 +111,5 @@ def test_an_empty_file_is_a_problem(folder: Path) -> None:
 def test_an_unreadable_file_is_an_error(folder: Path) -> None:
     result = CliRunner().invoke(app, ["check", str(folder), "--json"])
     assert result.exit_code == 2
-    assert result.stderr == f"error: The input file {folder} cannot be read: Is a directory.\n"
+    assert result.stderr == f"error: {folder} is a folder; name a file of requests.\n"
     assert json.loads(result.stdout)["code"] == "invalid_request"

@@ -282,3 +282,16 @@ async def test_trap_10_pausing_and_resuming_what_has_ended_is_a_400(api: Api) ->
         assert error["message"] == f"A batch that is failed cannot be {participle}."
         missing = await api.client.post(f"/v1/batches/00000000-0000-0000-0000-000000000000/{move}")
         assert missing.status_code == 404
+
+
+async def test_batches_of_a_group_are_listed_alone(api: Api, file_id: str) -> None:
+    parts = [await api.create_batch(file_id, metadata={"group": "one", "part": part}) for part in ("1", "2")]
+    await api.create_batch(file_id, metadata={"group": "two"})
+    await api.create_batch(file_id)
+    for path in ("/v1/batches?group=one", "/together/v1/batches?group=one"):
+        found = (await api.client.get(path)).json()
+        assert {batch["id"] for batch in found} == {batch["id"] for batch in parts}
+        assert found[0]["metadata"]["group"] == "one"
+    page = (await api.client.get("/openai/v1/batches?group=one&limit=1")).json()
+    assert (len(page["data"]), page["has_more"]) == (1, True)
+    assert (await api.client.get("/v1/batches?group=none")).json() == []

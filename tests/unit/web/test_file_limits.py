@@ -91,3 +91,13 @@ async def test_a_full_data_directory_is_a_507(make_api: MakeApi) -> None:
 
 def test_a_survey_without_needs_is_still_read() -> None:
     assert Survey().needs == {}
+
+
+async def test_a_client_may_ask_what_a_file_may_hold(limited: Api) -> None:
+    told = (await limited.client.get("/v1/whoami")).json()["limits"]
+    assert told == {"lines": 50_000, "file_size_bytes": len(SMALL), "custom_id_length": 64}
+
+
+async def test_without_limits_of_its_key_it_is_told_those_of_the_server(api: Api) -> None:
+    told = (await api.client.get("/v1/whoami")).json()["limits"]
+    assert told == {"lines": 50_000, "file_size_bytes": 104_857_600, "custom_id_length": 64}

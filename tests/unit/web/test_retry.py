@@ -91,6 +91,10 @@ async def test_exactly_the_failed_lines_run_again_and_complete(engine: NullEngin
         assert purposes == ["batch-api"] * 2
         status, answer = await retry(rooms, made)
         assert (status, answer["error"]["code"]) == (400, "nothing_to_retry")
+        async with client_of(rooms) as client:
+            told = {"metadata": {"a": "2", "retry_of": "it is not"}}
+            answer = (await client.post(f"/together/v1/batches/{ended.id}/retry", json=told)).json()
+        assert answer["job"]["metadata"] == {"a": "2", "retry_of": ended.id}
 
 
 async def test_what_a_cancel_left_undone_has_failed_too(engine: NullEngine, tmp_path: Path) -> None:

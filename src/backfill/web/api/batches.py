@@ -37,7 +37,7 @@ from backfill.wire.forecast import warn_of_lateness
 from backfill.wire.openai import render_list
 from backfill.wire.own_webhook import show_webhook_url
 
-__all__ = ["CreateBatch", "answer_created", "router"]
+__all__ = ["BatchMetadata", "CreateBatch", "answer_created", "router"]
 
 CREATE_BYTES_MAX = 64 * 1024
 # Together's clients do not page; they sort and cut what they get.
@@ -51,6 +51,10 @@ _WEBHOOK_KEY = "webhook_url"
 router = APIRouter()
 
 _Text = Annotated[str, Field(min_length=1, max_length=512)]
+BatchMetadata = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
+    Field(max_length=_METADATA_PAIRS_MAX),
+]
 
 
 class _ExpiresAfter(BaseModel):
@@ -83,17 +87,22 @@ class CreateBatch(BaseModel):
     completion_window: str | None = None
     model_id: _Text | None = None
     priority: Annotated[int, Field(ge=-_PRIORITY_MAX, le=_PRIORITY_MAX)] | None = None
-    metadata: (
-        Annotated[
-            dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(max_length=512)]],
-            Field(max_length=_METADATA_PAIRS_MAX),
-        ]
-        | None
-    ) = None
+    metadata: BatchMetadata | None = None
     output_expires_after: _ExpiresAfter | None = None
     name: BatchName | None = None
     on_invalid_lines: OnInvalidLines | None = None
     webhook_url: Annotated[str, Field(min_length=1, max_length=2048)] | None = None
+
+
+class BatchQuery(BaseModel):
+    """Which batches a list has: a page of them for OpenAI's clients, else all."""
+
+    after: str | None = None
+    limit: Annotated[int, Field(ge=1, le=PAGE_MAX)] = 20
+    name: str | None = None
+    """Only those that are called so."""
+    group: str | None = None
+    """Only those whose metadata name this group."""
 
 
 @router.post("/v1/batches")
@@ -114,22 +123,24 @@ async def list_batches(
     request: Request,
     services: ServicesOf,
     owner: Owner,
-    after: str | None = None,
-    limit: Annotated[int, Query(ge=1, le=PAGE_MAX)] = 20,
-    name: str | None = None,
+    wanted: Annotated[BatchQuery, Query()],
 ) -> Response:
     """The owner's batches, or those of a name, newest first: a page for OpenAI's clients, an array for Together's."""
     dialect = dialect_of_list(request)
     if dialect is Dialect.TOGETHER:
-        batches = await services.metadata.list_batches(owner, name=name, limit=WHOLE_LIST_MAX)
+        batches = await services.metadata.list_batches(
+            owner, limit=WHOLE_LIST_MAX, name=wanted.name, group=wanted.group
+        )
         return JsonResponse([await _render(request, services, batch, dialect) for batch in batches])
     try:
         # One more than asked for tells whether there are more.
-        found = await services.metadata.list_batches(owner, name=name, after=after, limit=limit + 1)
+        found = await services.metadata.list_batches(
+            owner, after=wanted.after, limit=wanted.limit + 1, name=wanted.name, group=wanted.group
+        )
     except NotFound as error:
         raise NotFound(error.message, param="after") from None
-    page = [await _render(request, services, batch, dialect) for batch in found[:limit]]
-    return JsonResponse(render_list(page, has_more=len(found) > limit))
+    page = [await _render(request, services, batch, dialect) for batch in found[: wanted.limit]]
+    return JsonResponse(render_list(page, has_more=len(found) > wanted.limit))
 
 
 @router.get("/v1/batches/{batch_id}")

@@ -1,10 +1,10 @@
-"""The answers about API keys as models; beside `schemas`, which tells what they are for."""
+"""The answers about API keys, and about who asks, as models; beside `schemas`, which tells what they are for."""
 
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["AdminKey", "AdminKeyCreated", "AdminKeyDeleted", "AdminKeyPage", "WebhookSecret"]
+__all__ = ["AdminKey", "AdminKeyCreated", "AdminKeyDeleted", "AdminKeyPage", "Identity", "WebhookSecret"]
 
 _Seconds = Annotated[int, Field(description="Unix time in seconds.")]
 _Limit = Annotated[int | None, Field(gt=0, description="Null: the server's own.")]
@@ -76,3 +76,17 @@ class WebhookSecret(_Answer):
 
     object: Literal["webhook.secret"]
     secret: Annotated[str, Field(pattern="^whsec_")]
+
+
+class _FileLimits(_Answer):
+    lines: int
+    file_size_bytes: int
+    custom_id_length: int
+
+
+class Identity(_Answer):
+    """Who is asking."""
+
+    object: Literal["user"]
+    user_id: str
+    limits: Annotated[_FileLimits, Field(description="What one file of requests may hold: the key's, or the server's.")]

@@ -216,7 +216,7 @@ OPERATIONS: dict[tuple[str, str], Operation] = {
         (schemas.Garbage, schemas.Leftover, CollectGarbage),
         _body("Nothing: remove it.", required=False, application__json=_refer(CollectGarbage)),
     ),
-    ("GET", "/v1/whoami"): _one(schemas.Identity),
+    ("GET", "/v1/whoami"): _one(key_schemas.Identity),
     ("GET", "/v1/webhooks/secret"): _one(key_schemas.WebhookSecret),
     ("GET", "/v1/usage"): _question(money_schemas.UsageSummary, SummaryQuery),
     ("GET", "/v1/organization/usage/completions"): _question(money_schemas.CompletionsUsagePage, UsageQuery),

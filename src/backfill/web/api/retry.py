@@ -11,7 +11,7 @@ from backfill.batch import Batch, State
 from backfill.errors import Conflict, InputLost, InvalidInput, NotFound
 from backfill.intake import FailureChoice, copy_failed_lines, group_failures
 from backfill.turns import Attempt, now_ms
-from backfill.web.api.batches import answer_created
+from backfill.web.api.batches import BatchMetadata, answer_created
 from backfill.web.api.bodies import JsonResponse, read_body
 from backfill.web.api.errors import explain_validation
 from backfill.web.api.idempotency import read_attempt
@@ -21,7 +21,7 @@ from backfill.wire.failures import render_group
 
 __all__ = ["RetryBatch", "retry_failed", "router"]
 
-_BODY_BYTES_MAX = 4096
+_BODY_BYTES_MAX = 16 * 1024
 
 router = APIRouter()
 
@@ -38,6 +38,8 @@ class RetryBatch(BaseModel):
     """The code that stands in the error file."""
     group: _Word | None = None
     """The id of a group of failures."""
+    metadata: BatchMetadata | None = None
+    """Of the new batch, beside or instead of what the ended one has."""
 
 
 @router.get("/v1/batches/{batch_id}/failures")
@@ -57,25 +59,27 @@ async def list_failures(batch_id: str, services: ServicesOf, owner: Owner) -> Re
 @router.post("/v1/batches/{batch_id}/retry")
 async def retry_batch(batch_id: str, request: Request, services: ServicesOf, caller: CallerOf) -> Response:
     """Make a batch like an ended one, of the lines that failed in it."""
-    choice = _read_choice(await read_body(request, _BODY_BYTES_MAX))
-    asked = (batch_id, *choice) if any(choice) else (batch_id,)
+    wanted = _read_wanted(await read_body(request, _BODY_BYTES_MAX))
+    choice = FailureChoice(wanted.code, wanted.group)
+    asked: tuple[object, ...] = (batch_id, *choice) if any(choice) else (batch_id,)
+    if wanted.metadata:
+        asked += (wanted.metadata,)
     attempt = read_attempt(request, "retry", *asked)
     ended = await services.metadata.get_batch(batch_id, caller.owner)
     made = await services.turns.find_repeated(caller.owner, attempt)
     if made is None:
-        made = await retry_failed(services, ended, choice, attempt, caller.key_id)
+        made = await retry_failed(services, ended, choice, attempt, caller.key_id, wanted.metadata)
     return await answer_created(request, services, made)
 
 
-def _read_choice(body: bytes) -> FailureChoice:
+def _read_wanted(body: bytes) -> RetryBatch:
     if not body:
-        return FailureChoice()
+        return RetryBatch()
     try:
-        wanted = RetryBatch.model_validate_json(body)
+        return RetryBatch.model_validate_json(body)
     except ValidationError as error:
         message, param = explain_validation(error.errors(include_url=False, include_input=False))
         raise InvalidInput(message, param=param) from None
-    return FailureChoice(wanted.code, wanted.group)
 
 
 def _check_failed(batch: Batch) -> None:
@@ -94,7 +98,12 @@ def _check_failed(batch: Batch) -> None:
 
 
 async def retry_failed(
-    services: Services, ended: Batch, choice: FailureChoice, attempt: Attempt, key_id: str | None
+    services: Services,
+    ended: Batch,
+    choice: FailureChoice,
+    attempt: Attempt,
+    key_id: str | None,
+    metadata: dict[str, str] | None = None,
 ) -> Batch:
     """A new batch of those lines of an ended one that failed and are meant; raises Conflict if there are none."""
     _check_failed(ended)
@@ -110,7 +119,7 @@ async def retry_failed(
         raise Conflict(error.message, code=error.code) from None
     made: Batch | None = None
     try:
-        made = await services.turns.retry(ended, file, attempt, key_id)
+        made = await services.turns.retry(ended, file, attempt, key_id, metadata)
         return made
     finally:
         # The same request, sent twice at once, may have made its batch meanwhile: of a copy of its own.

@@ -19,7 +19,6 @@ __all__ = [
     "FileDeleted",
     "FilePage",
     "Health",
-    "Identity",
     "OpenAIBatch",
     "PartsAborted",
     "PartsCompleted",
@@ -207,6 +206,7 @@ class TogetherBatch(_Answer):
     completed_at: _Time | None
     request_counts: _RequestCounts
     webhook_url: str | None = None
+    metadata: Annotated[dict[str, str] | None, Field(description="Only where it was given.")] = None
     waiting: _TogetherWaiting | None = None
     estimated_completion_at: _Time | None = None
     cost: Cost | None = None
@@ -312,13 +312,6 @@ class FailurePage(_Answer):
 
     object: Literal["list"]
     data: list[FailureGroupAnswer]
-
-
-class Identity(_Answer):
-    """Who is asking."""
-
-    object: Literal["user"]
-    user_id: str
 
 
 class Leftover(_Answer):

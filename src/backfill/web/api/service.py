@@ -5,7 +5,8 @@ from starlette.responses import Response
 
 from backfill.web.api.bodies import JsonResponse
 from backfill.web.api.errors import RETRY_AFTER_S
-from backfill.web.api.keys import Owner
+from backfill.web.api.file_limits import find_limits
+from backfill.web.api.keys import CallerOf
 from backfill.web.api.readiness import OK
 from backfill.web.api.services import ServicesOf
 
@@ -39,6 +40,15 @@ async def get_readiness(services: ServicesOf) -> Response:
 
 
 @router.get("/v1/whoami")
-async def get_identity(owner: Owner) -> Response:
-    """Together's command line asks this before each command, and gives up if there is no answer."""
-    return JsonResponse({"object": "user", "user_id": owner})
+async def get_identity(services: ServicesOf, caller: CallerOf) -> Response:
+    """Who asks, and how much one file of his may hold, so that a client can cut a larger one before it sends anything.
+
+    Together's command line asks this before each command, and gives up if there is no answer.
+    """
+    limits = find_limits(services.intake, caller)
+    told = {
+        "lines": limits.lines,
+        "file_size_bytes": limits.size_bytes,
+        "custom_id_length": services.config.limits.custom_id_length,
+    }
+    return JsonResponse({"object": "user", "user_id": caller.owner, "limits": told})
