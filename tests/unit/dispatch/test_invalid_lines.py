@@ -153,15 +153,22 @@ async def test_reasons_are_grouped_and_a_retry_leaves_out_what_is_no_request(
         assert [each["custom_id"] for each in read(rooms, again.output_file_id)] == ["request-5"]
 
 
-async def test_an_index_of_before_they_were_in_it_is_made_again(engine: NullEngine, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("data", "counts"),
+    [(DATA, (3, 9)), (line(0) + b"\n" + line(1, custom_id="request-0"), (1, 1))],
+    ids=["any", "twice"],
+)
+async def test_an_index_of_before_they_were_in_it_is_made_again(
+    engine: NullEngine, tmp_path: Path, data: bytes, counts: tuple[int, int]
+) -> None:
     async with open_house(tmp_path, engine.url) as rooms:
-        file = await seal(rooms.intake, DATA)
+        file = await seal(rooms.intake, data)
         index = LineIndex.decode(rooms.blobs.read(index_key(file.id)))
         rooms.blobs.write(index_key(file.id), _write_as_before(index))
         with capture_logs() as logs:
             created = await rooms.turns.create(BatchRequest(OWNER, CHAT, file.id, skips_invalid_lines=True))
             batch = await wait_for_batch(rooms, created.id)
-        assert (batch.counts.answered, batch.counts.failed) == (3, 9)
+        assert (batch.counts.answered, batch.counts.failed) == counts
         assert [log["file"] for log in logs if "made again from the content" in log["event"]] == [file.id]
 
 
