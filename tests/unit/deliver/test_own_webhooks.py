@@ -247,6 +247,11 @@ async def test_a_redirect_is_not_followed(engine: NullEngine, tmp_path: Path) ->
         async with opened(engine, tmp_path, tries=2) as rooms:
             batch = await wait_until_done(rooms, (await create(rooms, outer.url("/hooks"))).id)
         assert (inner.connections, len(outer.asked), batch.own_webhook_tries) == (0, 2, 2)
+        # Nor to where it might go.
+        outer.replies["/hooks"] = respond(status=307, location=outer.url("/elsewhere"))
+        async with opened(engine, tmp_path / "other", tries=1) as rooms:
+            await wait_until_done(rooms, (await create(rooms, outer.url("/hooks"))).id)
+        assert {asked.target for asked in outer.asked} == {"/hooks"}
 
 
 @pytest.mark.parametrize("allow", ["inner.test", "127.0.0.2", "127.0.0.0/8"])
