@@ -1,5 +1,6 @@
 """submit, status, watch, list, cancel and download against a real `backfill serve`."""
 
+import csv
 import json
 import os
 import pty
@@ -94,6 +95,20 @@ def test_download_replaces_nothing_without_force(folder: Path, variables: dict[s
     assert code == 0
     assert json.loads(out) == {"batch_id": batch_id, "output": mine.name, "errors": None}
     assert len(mine.read_text().splitlines()) == 6
+
+
+def test_results_come_as_a_table(folder: Path, variables: dict[str, str]) -> None:
+    batch_id = submit(folder, variables)
+    assert backfill("watch", batch_id, folder=folder, variables=variables)[0] == 0
+    code, _, err = backfill("download", batch_id, "--format", "csv", folder=folder, variables=variables)
+    assert code == 0, err
+    rows = list(csv.DictReader((folder / f"{batch_id}.csv").read_text().splitlines()))
+    wanted = [json.loads(line)["custom_id"] for line in (folder / "in.jsonl").read_text().splitlines()]
+    assert [row["custom_id"] for row in rows] == wanted
+    assert all(row["answer"] and not row["_error"] for row in rows)
+    code, _, err = backfill("download", "group-1", "--format", "csv", folder=folder, variables=variables)
+    assert code == 2
+    assert "stands for several batches" in err
 
 
 def test_failed_requests_make_exit_code_1(folder: Path, variables: dict[str, str], engine: NullEngine) -> None:

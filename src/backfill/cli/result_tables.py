@@ -4,7 +4,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from backfill.cli.batch_groups import FINAL
+from backfill.cli.batch_groups import FINAL, GROUP_PREFIX
 from backfill.cli.connection import ask_server
 from backfill.cli.console import emit, say
 from backfill.cli.failures import ALL_ANSWERED, SOME_FAILED
@@ -45,6 +45,12 @@ def download_as_table(
     as_json: bool,
 ) -> int:
     """Write the table, also of a batch that runs; the exit code. `server`: as `ask_server` has its URL and key."""
+    if batch_id.startswith(GROUP_PREFIX):
+        message = (
+            f"{batch_id} stands for several batches, and the server makes the table of one; name one of them, or have "
+            "--table put the answers beside the rows."
+        )
+        raise InvalidInput(message, param="format")
     path = output_path or Path(f"{batch_id}.{form}")
     check_target(path, force=force)
 
