@@ -264,6 +264,9 @@ class Lives(RuleBasedStateMachine):
     @rule()
     def expire(self) -> None:
         self._world.now_ms = max(self._world.now_ms, self.find().deadline_at_ms)
+        if self._turn is not None:
+            # As its holder does all the while.
+            self.do(self._world.turns.renew([self._turn]))
         self.do(self._world.turns.expire_due())
         self._state = TRANSITIONS.get((self._state, Event.EXPIRE), self._state)
 
