@@ -22,7 +22,7 @@ NAME_LENGTH_MAX = 256
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 # An attempt is known again by all that it asks for. What came later counts only where it is said, so that a request
 # of before is still known.
-_LATER_MEMBERS = frozenset({"name", "on_invalid_lines", "requests"})
+_LATER_MEMBERS = frozenset({"name", "on_invalid_lines", "requests", "webhook_url"})
 
 BatchName = Annotated[str, Field(min_length=1, max_length=NAME_LENGTH_MAX)]
 """What an owner calls a batch; several may have the same name."""
