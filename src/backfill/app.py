@@ -150,8 +150,8 @@ async def open_rooms(
             own_webhooks=_make_own_sender(config, turns, metadata),
             retention=_make_retention(config, intake, metadata, media, role),
             neighbours=company.neighbours,
-            crew=Crew(Workers(metadata.database)) if role is Role.API else None,
-            heartbeat=_make_heartbeat(metadata, company.holder, dispatcher, fleet) if role is Role.WORK else None,
+            crew=_make_crew(config, metadata) if role is Role.API else None,
+            heartbeat=_make_heartbeat(config, metadata, company, dispatcher, fleet) if role is Role.WORK else None,
         )
 
 
@@ -216,12 +216,20 @@ def _find_company(config: Config, metadata: Metadata, stack: AsyncExitStack, *, 
     holder = place + str(uuid.uuid4())
     duties = Duties()
     if shares or database.many_writers:
-        duties = Duties(Leases(database, holder, database.now_ms, round(config.server.lease_s * 1000)))
+        duties = Duties(Leases(database, holder, database.now_ms, config.server.lease_ms))
     return Company(duties, _open_neighbours(config, stack) if shares else None, holder, place)
 
 
-def _make_heartbeat(metadata: Metadata, holder: str, dispatcher: Dispatcher, fleet: Fleet) -> Heartbeat:
-    return Heartbeat(Workers(metadata.database), holder, dispatcher, fleet)
+def _make_crew(config: Config, metadata: Metadata) -> Crew:
+    database = metadata.database
+    return Crew(Workers(database), database.now_ms, config.server.lease_ms)
+
+
+def _make_heartbeat(
+    config: Config, metadata: Metadata, company: Company, dispatcher: Dispatcher, fleet: Fleet
+) -> Heartbeat:
+    database = metadata.database
+    return Heartbeat(Workers(database), company.holder, dispatcher, fleet, database.now_ms, config.server.lease_ms)
 
 
 def _open_neighbours(config: Config, stack: AsyncExitStack) -> Neighbours:
@@ -301,7 +309,7 @@ def _make_turns(config: Config, catalogue: Catalogue, metadata: Metadata, quota:
         appraisals=appraisals,
         add_batch=quota.add_batch,
         endpoints=config.listed_endpoints,
-        lease_ms=round(config.server.lease_s * 1000),
+        lease_ms=config.server.lease_ms,
         company=company,
     )
 

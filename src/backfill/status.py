@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 import msgspec
 
 __all__ = [
+    "WORKER_MEMORY_MS",
     "WORKER_SILENCE_MS",
     "Bottleneck",
     "Forecast",
@@ -24,6 +25,8 @@ __all__ = [
 _MESSAGE_LENGTH = 500
 WORKER_SILENCE_MS = 15_000
 """A worker that has told nothing for so long is shown as lost."""
+WORKER_MEMORY_MS = 3_600_000
+"""One that has told nothing for so long is not shown any more."""
 
 
 class Bottleneck(StrEnum):
@@ -145,9 +148,9 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     seen_at_ms: int
     report: WorkerReport = WorkerReport()
 
-    def is_lost(self, now_ms: int) -> bool:
+    def is_lost(self, now_ms: int, silence_ms: int = WORKER_SILENCE_MS) -> bool:
         """Whether it has been silent for so long that it must be taken for dead."""
-        return now_ms - self.seen_at_ms > WORKER_SILENCE_MS
+        return now_ms - self.seen_at_ms > silence_ms
 
 
 class WaitReason(StrEnum):

@@ -1,18 +1,24 @@
 """Several processes on one data directory: some answer HTTP, some work; each can be killed or frozen alone."""
 
 import itertools
+import json
 import os
 import signal
 import sqlite3
+import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from tests.support.client import Client
 from tests.support.server_process import BackfillServer
 
 __all__ = ["Company"]
+
+_POLL_S = 0.02
+_TIMEOUT_S = 30.0
 
 
 class Company:
@@ -45,9 +51,27 @@ class Company:
     def find_worker(self, batch_id: str) -> BackfillServer:
         """The one that has the turn on the batch."""
         query = "SELECT pid FROM batches JOIN workers ON workers.id = batches.holder WHERE batches.id = ?"
-        with closing(sqlite3.connect(self.data_dir / "backfill.db")) as database:
-            (pid,) = database.execute(query, (batch_id,)).fetchone()
+        ((pid,),) = self.run(query, batch_id)
         return next(worker for worker in self.workers if worker.is_running and worker.pid == pid)
+
+    def find_told(self, worker: BackfillServer) -> dict[str, Any]:
+        """What a worker told last of itself."""
+        ((told,),) = self.run("SELECT told FROM workers WHERE pid = ?", worker.pid)
+        found: dict[str, Any] = json.loads(told)
+        return found
+
+    def run(self, statement: str, *values: object) -> list[Any]:
+        """Carry out a statement on the rows that all processes share; what it gives."""
+        with closing(sqlite3.connect(self.data_dir / "backfill.db", timeout=30)) as database, database:
+            return database.execute(statement, values).fetchall()
+
+    @staticmethod
+    def wait_until(holds: Callable[[], object]) -> None:
+        """Return once that is so; raises AssertionError if it does not come to it."""
+        deadline = time.monotonic() + _TIMEOUT_S
+        while not holds():
+            assert time.monotonic() < deadline, "it did not come to that"
+            time.sleep(_POLL_S)
 
     @staticmethod
     def freeze(server: BackfillServer) -> None:

@@ -59,6 +59,11 @@ class ServerConfig(Section):
     lease_s: float = Field(30.0, ge=0.5, le=3600)
     """After so long what a process with the role "work" had begun is taken over by another one, if it was silent."""
 
+    @property
+    def lease_ms(self) -> int:
+        """The same in milliseconds."""
+        return round(self.lease_s * 1000)
+
 
 class LimitsConfig(Section):
     """What one file and one batch may hold."""

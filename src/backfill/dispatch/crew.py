@@ -1,7 +1,7 @@
 """All processes with engines, as one without any sees them: by what they told last."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import msgspec
@@ -9,9 +9,17 @@ import structlog
 
 from backfill.batch import Batch, State
 from backfill.errors import StoreUnavailable
-from backfill.status import ReplicaState, ReplicaStatus, ServedModel, Waiting, WaitReason, WorkerStatus
+from backfill.status import (
+    WORKER_MEMORY_MS,
+    WORKER_SILENCE_MS,
+    ReplicaState,
+    ReplicaStatus,
+    ServedModel,
+    Waiting,
+    WaitReason,
+    WorkerStatus,
+)
 from backfill.store import Workers
-from backfill.turns import now_ms
 
 __all__ = ["Crew"]
 
@@ -21,12 +29,18 @@ _log = structlog.get_logger(__name__)
 
 
 class Crew:
-    """What is known of the workers; read anew once a second until stopped."""
+    """What is known of the workers; read anew once a second, or more often with a short lease, until stopped."""
 
-    def __init__(self, workers: Workers) -> None:
+    def __init__(self, workers: Workers, clock_ms: Callable[[], int], lease_ms: int) -> None:
+        """`clock_ms`: the clock that all processes share."""
         self._workers = workers
+        self._clock_ms = clock_ms
+        # With a short lease others have its batches long before.
+        self._silence_ms = min(WORKER_SILENCE_MS, lease_ms // 2)
+        # Or what a living one told in time would be seen too late.
+        self._period_s = min(_PERIOD_S, self._silence_ms / 4000)
         self._known: Sequence[WorkerStatus] = ()
-        self._alone_since_ms = now_ms()
+        self._alone_since_ms = clock_ms()
         self._stopping = asyncio.Event()
 
     @property
@@ -37,23 +51,20 @@ class Crew:
     @property
     def replica_statuses(self) -> tuple[ReplicaStatus, ...]:
         """The replicas of all workers, each with its worker's name behind its own."""
-        now = now_ms()
-        return tuple(_name(worker, replica, now) for worker in self._known for replica in worker.report.replicas)
+        now = self._clock_ms()
+        return tuple(self._name(worker, replica, now) for worker in self._known for replica in worker.report.replicas)
 
     async def list_models(self) -> list[ServedModel]:
         """What the living ones serve."""
-        now = now_ms()
         found: dict[str, set[str]] = {}
-        for worker in self._known:
-            if not worker.is_lost(now):
-                for model in worker.report.models:
-                    found.setdefault(model.id, set()).update(model.endpoints)
+        for worker in self._living:
+            for model in worker.report.models:
+                found.setdefault(model.id, set()).update(model.endpoints)
         return [ServedModel(model, tuple(sorted(endpoints))) for model, endpoints in sorted(found.items())]
 
     def find_wait(self, batch: Batch) -> Waiting | None:
         """Why a batch does not move, as far as it can be told from here."""
-        now = now_ms()
-        if batch.state.is_final or batch.state is State.PAUSED or any(not each.is_lost(now) for each in self._known):
+        if batch.state.is_final or batch.state is State.PAUSED or self._living:
             return None
         message = "No process that has engines runs (backfill serve --role work)."
         return Waiting.explain(WaitReason.ENGINE, message, max(self._alone_since_ms, batch.created_at_ms))
@@ -63,7 +74,7 @@ class Crew:
         while not self._stopping.is_set():
             await self._read()
             with suppress(TimeoutError):
-                async with asyncio.timeout(_PERIOD_S):
+                async with asyncio.timeout(self._period_s):
                     await self._stopping.wait()
 
     def stop(self) -> None:
@@ -72,28 +83,46 @@ class Crew:
 
     async def _read(self) -> None:
         try:
-            self._known = await self._workers.list()
+            self._known = self._find_shown(await self._workers.list())
         except StoreUnavailable as error:
             _log.warning("what engines do cannot be told now", reason=error.message)
             return
-        now = now_ms()
-        if any(not worker.is_lost(now) for worker in self._known):
-            self._alone_since_ms = now
+        if self._living:
+            self._alone_since_ms = self._clock_ms()
 
+    def _find_shown(self, workers: Sequence[WorkerStatus]) -> list[WorkerStatus]:
+        """Without those that are forgotten; where all are dead, nobody removes their rows."""
+        now = self._clock_ms()
+        remembered = [worker for worker in workers if now - worker.seen_at_ms <= WORKER_MEMORY_MS]
+        # In a container each is process 1: what was started again has the name of what was killed.
+        latest = {(worker.host, worker.pid): worker.id for worker in remembered}
+        return [
+            worker
+            for worker in remembered
+            if latest[worker.host, worker.pid] == worker.id or not worker.is_lost(now, self._silence_ms)
+        ]
 
-def _name(worker: WorkerStatus, replica: ReplicaStatus, now: int) -> ReplicaStatus:
-    named = msgspec.structs.replace(replica, name=f"{replica.name}@{worker.host}:{worker.pid}")
-    if not worker.is_lost(now):
-        return named
-    held = worker.report.batches
-    more = f" and {len(held) - _BATCHES_NAMED} more" if len(held) > _BATCHES_NAMED else ""
-    told = f"it worked on {', '.join(held[:_BATCHES_NAMED])}{more}" if held else "it worked on no batch"
-    silent_s = (now - worker.seen_at_ms) // 1000
-    return msgspec.structs.replace(
-        named,
-        state=ReplicaState.DOWN,
-        in_flight=0,
-        requests_per_s=0.0,
-        completion_tokens_per_s=0.0,
-        trouble=f"Its process is lost: it has told nothing for {silent_s} s; {told}.",
-    )
+    @property
+    def _living(self) -> list[WorkerStatus]:
+        now = self._clock_ms()
+        return [worker for worker in self._known if not worker.is_lost(now, self._silence_ms)]
+
+    def _name(self, worker: WorkerStatus, replica: ReplicaStatus, now: int) -> ReplicaStatus:
+        named = msgspec.structs.replace(replica, name=f"{replica.name}@{worker.host}:{worker.pid}")
+        if not worker.is_lost(now, self._silence_ms):
+            return named
+        held = worker.report.batches
+        more = f" and {len(held) - _BATCHES_NAMED} more" if len(held) > _BATCHES_NAMED else ""
+        told = f"it worked on {', '.join(held[:_BATCHES_NAMED])}{more}" if held else "it worked on no batch"
+        silent_s = (now - worker.seen_at_ms) // 1000
+        return msgspec.structs.replace(
+            named,
+            state=ReplicaState.DOWN,
+            in_flight=0,
+            live_in_flight=0,
+            waiting_in_engine=None,
+            kv_cache_use=None,
+            requests_per_s=0.0,
+            completion_tokens_per_s=0.0,
+            trouble=f"Its process is lost: it has told nothing for {silent_s} s; {told}.",
+        )

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
@@ -12,15 +13,14 @@ from backfill import __version__
 from backfill.dispatch.dispatcher import Dispatcher
 from backfill.engines import Fleet
 from backfill.errors import StoreUnavailable
-from backfill.status import WorkerReport, WorkerStatus
+from backfill.status import WORKER_MEMORY_MS, WorkerReport, WorkerStatus
 from backfill.store import Workers
-from backfill.turns import now_ms
 
 __all__ = ["Heartbeat"]
 
 _PERIOD_S = 5.0
-# So long a worker that told nothing more is shown as lost.
-_FORGOTTEN_AFTER_MS = 3_600_000
+# Before the others take over what a silent process had, it has told of itself a few times.
+_TOLD_IN_A_LEASE = 6
 _MODELS_PATIENCE_S = 2.0
 _log = structlog.get_logger(__name__)
 
@@ -28,12 +28,22 @@ _log = structlog.get_logger(__name__)
 class Heartbeat:
     """Tells of this process until stopped; one that ends properly takes its row away."""
 
-    def __init__(self, workers: Workers, holder: str, dispatcher: Dispatcher, fleet: Fleet) -> None:
-        """`holder`: the name of this process on leases."""
+    def __init__(
+        self,
+        workers: Workers,
+        holder: str,
+        dispatcher: Dispatcher,
+        fleet: Fleet,
+        clock_ms: Callable[[], int],
+        lease_ms: int,
+    ) -> None:
+        """`holder`: the name of this process on leases. `clock_ms`: the clock that all processes share."""
         self._workers = workers
         self._dispatcher = dispatcher
         self._fleet = fleet
-        started_at_ms = now_ms()
+        self._clock_ms = clock_ms
+        self._period_s = min(_PERIOD_S, lease_ms / 1000 / _TOLD_IN_A_LEASE)
+        started_at_ms = clock_ms()
         self._worker = WorkerStatus(
             id=holder,
             role="work",
@@ -53,7 +63,7 @@ class Heartbeat:
             except StoreUnavailable as error:
                 _log.warning("other processes cannot be told of this one now", reason=error.message)
             with suppress(TimeoutError):
-                async with asyncio.timeout(_PERIOD_S):
+                async with asyncio.timeout(self._period_s):
                     await self._stopping.wait()
         with suppress(StoreUnavailable):
             await self._workers.remove(self._worker.id)
@@ -73,6 +83,6 @@ class Heartbeat:
             replicas=self._dispatcher.replica_statuses,
             batches=self._dispatcher.open_batches,
         )
-        now = now_ms()
+        now = self._clock_ms()
         self._worker = msgspec.structs.replace(self._worker, seen_at_ms=now, report=report)
-        await self._workers.tell(self._worker, now - _FORGOTTEN_AFTER_MS)
+        await self._workers.tell(self._worker, now - WORKER_MEMORY_MS)

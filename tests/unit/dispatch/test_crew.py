@@ -1,0 +1,340 @@
+"""What workers tell of themselves, and what a process without engines makes of it, in virtual time."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import pytest
+
+from backfill.batch import Batch, State
+from backfill.dispatch import Crew, Dispatcher, Heartbeat
+from backfill.errors import StoreUnavailable
+from backfill.status import ReplicaState, ReplicaStatus, ServedModel, WaitReason, WorkerReport, WorkerStatus
+from backfill.store import Metadata, Workers
+from tests.support.replicas import make_replica
+from tests.support.rows import RowsPlace
+from tests.support.virtual_clock import run_virtual
+
+if TYPE_CHECKING:
+    from backfill.engines import Fleet
+
+LEASE_MS = 30_000
+HOUR_S = 3600
+CHAT = ServedModel("model-a", ("/v1/chat/completions",))
+BATCH = Batch(
+    id="batch-1",
+    owner="o",
+    state=State.IN_PROGRESS,
+    endpoint="/v1/chat/completions",
+    input_file_id="file-1",
+    input_size_bytes=3,
+    created_at_ms=1000,
+    deadline_at_ms=1 << 41,
+)
+
+
+def clock_ms() -> int:
+    """The clock that all share: it goes as the event loop's does, which jumps."""
+    return 1_000_000 + round(1000 * asyncio.get_running_loop().time())
+
+
+class Failing(Workers):
+    """Rows that nobody can reach for a while."""
+
+    fails = False
+
+    async def tell(self, worker: WorkerStatus, forget_before_ms: int) -> None:
+        if self.fails:
+            raise StoreUnavailable("The database is away.")
+        await super().tell(worker, forget_before_ms)
+
+    async def list(self) -> Any:
+        if self.fails:
+            raise StoreUnavailable("The database is away.")
+        return await super().list()
+
+
+class House:
+    """A crew that looks, and workers that tell."""
+
+    def __init__(self, workers: Failing, crew: Crew, group: asyncio.TaskGroup, lease_ms: int) -> None:
+        self.workers = workers
+        self.crew = crew
+        self._group = group
+        self._lease_ms = lease_ms
+        self._beats: dict[str, tuple[Heartbeat, asyncio.Task[None]]] = {}
+
+    def begin(self, name: str, *, replica: str = "gpu", batches: tuple[str, ...] = (), **fleet: Any) -> None:
+        """Have a worker tell of itself until it is stopped or killed."""
+
+        async def list_models() -> list[ServedModel]:
+            return [CHAT]
+
+        dispatcher = SimpleNamespace(replica_statuses=(make_replica(replica),), open_batches=batches)
+        heartbeat = Heartbeat(
+            self.workers,
+            name,
+            cast("Dispatcher", dispatcher),
+            cast("Fleet", SimpleNamespace(**{"list_models": list_models} | fleet)),
+            clock_ms,
+            self._lease_ms,
+        )
+        self._beats[name] = heartbeat, self._group.create_task(heartbeat.run())
+
+    async def stop(self, name: str) -> None:
+        heartbeat, task = self._beats.pop(name)
+        heartbeat.stop()
+        await task
+
+    def kill(self, name: str) -> None:
+        self._beats.pop(name)[1].cancel()
+
+    def end(self) -> None:
+        for name in [*self._beats]:
+            self.kill(name)
+        self.crew.stop()
+
+    async def note(self, name: str, *, pid: int = 1, **report: Any) -> None:
+        """What a worker on another host told once."""
+        told = WorkerReport(**{"replicas": (make_replica("gpu"),), "models": (CHAT,)} | report)
+        now = clock_ms()
+        row = WorkerStatus(
+            id=name, role="work", host="far", pid=pid, version="1", started_at_ms=now, seen_at_ms=now, report=told
+        )
+        await self.workers.tell(row, 0)
+
+    async def pass_s(self, seconds: float) -> None:
+        """Have the clock go on, and the crew look once more."""
+        await asyncio.sleep(seconds + 1.5)
+
+    @property
+    def states(self) -> dict[str, ReplicaState]:
+        return {replica.name: replica.state for replica in self.crew.replica_statuses}
+
+    @property
+    def only(self) -> ReplicaStatus:
+        (replica,) = self.crew.replica_statuses
+        return replica
+
+
+@asynccontextmanager
+async def open_house(rows: RowsPlace, lease_ms: int = LEASE_MS) -> AsyncIterator[House]:
+    metadata = await Metadata.open(rows.make_driver())
+    try:
+        workers = Failing(metadata.database)
+        crew = Crew(workers, clock_ms, lease_ms)
+        async with asyncio.TaskGroup() as group:
+            house = House(workers, crew, group, lease_ms)
+            group.create_task(crew.run())
+            try:
+                yield house
+            finally:
+                house.end()
+    finally:
+        await metadata.close()
+
+
+def run(rows: RowsPlace, check: Callable[[House], Any], lease_ms: int = LEASE_MS) -> None:
+    async def work() -> None:
+        async with open_house(rows, lease_ms) as house:
+            await check(house)
+
+    run_virtual(work())
+
+
+def test_an_engine_has_its_workers_name_behind_its_own(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        await house.note("first", pid=7)
+        await house.note("second", pid=8)
+        await house.pass_s(0)
+        assert house.states == {"gpu@far:7": ReplicaState.UP, "gpu@far:8": ReplicaState.UP}
+        assert [worker.id for worker in house.crew.workers] == ["first", "second"]
+
+    run(rows, check)
+
+
+def test_a_worker_that_goes_on_telling_stays_as_it_is(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        house.begin("first", batches=("batch-1",))
+        for _ in range(10):
+            await house.pass_s(6)
+            assert house.only.state is ReplicaState.UP
+            assert house.only.in_flight == make_replica("gpu").in_flight
+        assert await house.crew.list_models() == [CHAT]
+
+    run(rows, check)
+
+
+@pytest.mark.parametrize(("lease_ms", "silence_s"), [(LEASE_MS, 15), (600_000, 15), (6000, 3)])
+def test_a_worker_that_is_silent_is_shown_as_down_with_what_it_had(
+    rows: RowsPlace, lease_ms: int, silence_s: int
+) -> None:
+    async def check(house: House) -> None:
+        await house.note("first", batches=tuple(f"batch-{number}" for number in range(7)))
+        await house.pass_s(silence_s - 2)
+        assert house.only.state is ReplicaState.UP
+        await house.pass_s(2)
+        lost = house.only
+        assert lost.state is ReplicaState.DOWN
+        assert (lost.in_flight, lost.requests_per_s, lost.completion_tokens_per_s) == (0, 0, 0)
+        assert lost.answered == make_replica("gpu").answered
+        named = ", ".join(f"batch-{number}" for number in range(5))
+        assert lost.trouble is not None
+        assert lost.trouble.startswith(f"Its process is lost: it has told nothing for {silence_s + 3} s;")
+        assert lost.trouble.endswith(f"it worked on {named} and 2 more.")
+        assert await house.crew.list_models() == []
+
+    run(rows, check, lease_ms)
+
+
+@pytest.mark.parametrize("lease_ms", [500, 1500, LEASE_MS, 3_600_000])
+def test_whatever_the_lease_a_living_worker_is_never_taken_for_dead(rows: RowsPlace, lease_ms: int) -> None:
+    async def check(house: House) -> None:
+        house.begin("first")
+        await house.pass_s(0)
+        for _ in range(20):
+            await asyncio.sleep(0.31)
+            assert house.only.state is ReplicaState.UP
+
+    run(rows, check, lease_ms)
+
+
+def test_no_gauge_of_a_dead_engine_is_shown(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        busy = make_replica("gpu", live_in_flight=3, waiting_in_engine=9, kv_cache_use=0.5)
+        await house.note("first", replicas=(busy,))
+        await house.pass_s(15)
+        lost = house.only
+        assert (lost.live_in_flight, lost.waiting_in_engine, lost.kv_cache_use) == (0, None, None)
+        assert lost.trouble is not None
+        assert lost.trouble.endswith("it worked on no batch.")
+
+    run(rows, check)
+
+
+def test_a_killed_worker_comes_again_under_another_name(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        await house.note("first", pid=7)
+        await house.pass_s(20)
+        await house.note("second", pid=8)
+        await house.pass_s(0)
+        assert house.states == {"gpu@far:7": ReplicaState.DOWN, "gpu@far:8": ReplicaState.UP}
+        assert await house.crew.list_models() == [CHAT]
+
+    run(rows, check)
+
+
+def test_a_new_worker_with_the_name_of_a_dead_one_takes_its_place(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        await house.note("first")
+        await house.pass_s(20)
+        assert house.states == {"gpu@far:1": ReplicaState.DOWN}
+        await house.note("second")
+        await house.pass_s(0)
+        assert house.only.state is ReplicaState.UP
+
+    run(rows, check)
+
+
+def test_a_worker_is_forgotten_by_those_who_tell(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        await house.note("first")
+        await house.pass_s(HOUR_S)
+        house.begin("second")
+        await house.pass_s(0)
+        assert [worker.id for worker in await house.workers.list()] == ["second"]
+
+    run(rows, check)
+
+
+def test_a_worker_is_forgotten_where_nobody_tells_any_more(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        await house.note("first")
+        await house.pass_s(HOUR_S - 5)
+        assert house.only.state is ReplicaState.DOWN
+        await house.pass_s(5)
+        assert house.states == {}
+
+    run(rows, check)
+
+
+def test_one_that_ends_properly_takes_its_row_away(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        house.begin("first")
+        await house.pass_s(0)
+        await house.stop("first")
+        await house.pass_s(0)
+        assert house.states == {}
+
+    run(rows, check)
+
+
+def test_models_of_all_workers_stand_together(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        other = ServedModel("model-b", ("/v1/embeddings",))
+        await house.note("first", models=(CHAT,))
+        await house.note("second", pid=2, models=(other, ServedModel("model-a", ("/v1/completions",))))
+        await house.pass_s(0)
+        both = ServedModel("model-a", ("/v1/chat/completions", "/v1/completions"))
+        assert await house.crew.list_models() == [both, other]
+
+    run(rows, check)
+
+
+def test_an_engine_that_does_not_say_its_models_keeps_those_that_it_said(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        asked = 0
+
+        async def list_models() -> list[ServedModel]:
+            nonlocal asked
+            asked += 1
+            if asked > 1:
+                await asyncio.Event().wait()
+            return [CHAT]
+
+        house.begin("first", list_models=list_models)
+        await house.pass_s(40)
+        assert asked > 2
+        assert house.only.state is ReplicaState.UP
+        assert await house.crew.list_models() == [CHAT]
+
+    run(rows, check)
+
+
+def test_a_batch_waits_only_while_no_worker_lives(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        begun_ms = clock_ms()
+        await house.pass_s(10)
+        waiting = house.crew.find_wait(BATCH)
+        assert waiting is not None
+        assert (waiting.reason, waiting.since_ms) == (WaitReason.ENGINE, begun_ms)
+        house.begin("first")
+        await house.pass_s(0)
+        assert house.crew.find_wait(BATCH) is None
+        house.kill("first")
+        await house.pass_s(20)
+        waiting = house.crew.find_wait(BATCH)
+        assert waiting is not None
+        assert waiting.since_ms > begun_ms + 20_000
+        for state in (State.PAUSED, State.COMPLETED):
+            assert house.crew.find_wait(msgspec.structs.replace(BATCH, state=state)) is None
+
+    run(rows, check)
+
+
+def test_a_database_that_is_away_for_a_while_ends_nothing(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        house.begin("first")
+        await house.pass_s(0)
+        house.workers.fails = True
+        await house.pass_s(30)
+        # What was known last, and that it is old.
+        assert [*house.states.values()] == [ReplicaState.DOWN]
+        house.workers.fails = False
+        await house.pass_s(6)
+        assert [*house.states.values()] == [ReplicaState.UP]
+
+    run(rows, check)
