@@ -56,7 +56,7 @@ def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(setbacks, "_PAUSE_MAX_S", 0.02)
     for loop in (dispatcher, deliverer, webhooks):
         monkeypatch.setattr(loop, "_TICK_S", 0.05)
-    monkeypatch.setattr(dispatcher, "_RENEWAL_S", 0.05)
+    monkeypatch.setattr(dispatcher, "_RENEWALS_A_LEASE", 600)
 
 
 @asynccontextmanager

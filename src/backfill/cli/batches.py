@@ -343,27 +343,33 @@ def download(  # noqa: PLR0913 - an option each
     output_path = output_path or Path(f"{batch_id}.jsonl")
     errors_path = errors_path or name_errors_file(output_path)
 
-    async def work(server: RemoteServer) -> dict[str, Path]:
-        group = await find_group(server, batch_id)
-        group.check_ended()
-        wanted = {"output": (group.list_files("output_file_id"), output_path)}
-        wanted["errors"] = (group.list_files("error_file_id"), errors_path)
-        there = {name: place for name, place in wanted.items() if place[0]}
-        for _, path in there.values():
-            check_target(path, force=force)
-        for file_ids, path in there.values():
-            with replacing(path) as target:
-                for file_id in file_ids:
-                    await server.download(file_id, target)
-        return {name: path for name, (_, path) in there.items()}
-
-    fetched = ask_server(work, url, api_key_env, as_json=as_json)
+    paths = {"output": output_path, "errors": errors_path}
+    fetched = ask_server(
+        lambda server: _fetch_results(server, batch_id, paths, force=force), url, api_key_env, as_json=as_json
+    )
     if as_json:
         emit({"batch_id": batch_id, **{name: str(fetched[name]) if name in fetched else None for name in _RESULTS}})
     elif not fetched:
         say("the batch has no results")
     for name, path in fetched.items():
         say(f"{_RESULTS[name]}: {path}")
+
+
+async def _fetch_results(
+    server: RemoteServer, batch_id: str, paths: dict[str, Path], *, force: bool
+) -> dict[str, Path]:
+    """Write the files that there are of an ended batch or group; which these were."""
+    group = await find_group(server, batch_id)
+    group.check_ended()
+    file_ids = {"output": group.list_files("output_file_id"), "errors": group.list_files("error_file_id")}
+    there = {name: path for name, path in paths.items() if file_ids[name]}
+    for path in there.values():
+        check_target(path, force=force)
+    for name, path in there.items():
+        with replacing(path) as target:
+            for file_id in file_ids[name]:
+                await server.download(file_id, target)
+    return there
 
 
 def _summarise(batch: _Batch) -> tuple[str, str, str, str]:
