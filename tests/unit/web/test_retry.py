@@ -221,6 +221,15 @@ async def test_what_failed_for_one_reason_is_one_group_and_runs_again_alone(
         assert (status, answer["error"]["param"]) == (400, "reason")
 
 
+async def test_metadata_of_any_allowed_size_is_taken(engine: NullEngine, tmp_path: Path) -> None:
+    async with open_house(tmp_path, engine.url) as rooms:
+        ended = await wait_for_batch(rooms, (await create_batch(rooms, request_line(REFUSED))).id)
+        metadata = {f"{number:064}": "\U0001f600" * 512 for number in range(15)}
+        async with client_of(rooms) as client:
+            answer = await client.post(f"/v1/batches/{ended.id}/retry", json={"metadata": metadata})
+        assert (answer.status_code, answer.json()["job"]["metadata"]) == (201, metadata | {"retry_of": ended.id})
+
+
 async def test_other_lines_of_the_same_batch_are_another_request(engine: NullEngine, tmp_path: Path) -> None:
     async with open_house(tmp_path, engine.url) as rooms:
         lines = b"\n".join(request_line(number) for number in range(LINES))

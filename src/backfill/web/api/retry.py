@@ -21,7 +21,8 @@ from backfill.wire.failures import render_group
 
 __all__ = ["RetryBatch", "retry_failed", "router"]
 
-_BODY_BYTES_MAX = 16 * 1024
+# Metadata of the largest size, each character of it escaped, is 110 kB.
+_BODY_BYTES_MAX = 256 * 1024
 
 router = APIRouter()
 
