@@ -48,7 +48,12 @@ class Duties:
         if self._until_s.get(name, now_s) > now_s:
             return True
         self._until_s.pop(name, None)
-        return not self._is_stopped and await self._take(name)
+        is_taken = not self._is_stopped and await self._take(name)
+        if is_taken and self._is_stopped:
+            # What was ours then is given back already; nobody would give this one back.
+            await self.drop(name)
+            return False
+        return is_taken
 
     @asynccontextmanager
     async def trying(self, name: str) -> AsyncIterator[bool]:
