@@ -1,7 +1,8 @@
 """The harness's own sums: a broken promise must not pass, and no figure may say what was not measured."""
 
 import json
-import os
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -116,19 +117,39 @@ def test_a_report_begins_with_the_agreed_keys_and_knows_what_was_not_measured() 
     }
 
 
+_BLOCK = """
+import sys
+for line in sys.stdin:
+    block = b"x" * int(line)
+    print(len(block), flush=True)
+"""
+
+
 def test_memory_and_processor_time_of_a_process_are_read() -> None:
-    pid = os.getpid()
-    assert 0 < read_resident_mb(pid) <= read_peak_mb(pid)
-    assert read_cpu_s(pid) > 0
-    if not reset_peak(pid):
-        pytest.skip("this kernel does not let a process reset its peak")
-    before_mb = read_peak_mb(pid)
-    block = bytearray(b"x") * 50_000_000
-    high_mb = read_peak_mb(pid)
-    assert high_mb > before_mb + 40
-    del block
-    assert reset_peak(pid)
-    assert read_peak_mb(pid) < high_mb
+    # Of a process that does nothing else: in this one memory comes and goes with all that ran before.
+    with subprocess.Popen(
+        [sys.executable, "-c", _BLOCK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        asked, told = process.stdin, process.stdout
+        assert asked is not None
+        assert told is not None
+
+        def hold(size_bytes: int) -> None:
+            print(size_bytes, file=asked, flush=True)
+            assert int(told.readline()) == size_bytes
+
+        hold(1)
+        assert 0 < read_resident_mb(process.pid) <= read_peak_mb(process.pid)
+        assert read_cpu_s(process.pid) > 0
+        before_mb = read_peak_mb(process.pid)
+        hold(50_000_000)
+        high_mb = read_peak_mb(process.pid)
+        assert high_mb > before_mb + 40
+        hold(1)
+        # Of what is given back the peak stays, but for what the kernel has not added up yet.
+        assert read_peak_mb(process.pid) > before_mb + 40
+        if reset_peak(process.pid):
+            assert read_peak_mb(process.pid) < high_mb - 40
 
 
 async def test_the_plain_session_is_set_up_as_our_client_is() -> None:
