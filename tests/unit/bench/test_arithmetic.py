@@ -1,6 +1,7 @@
 """The harness's own sums: a broken promise must not pass, and no figure may say what was not measured."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
