@@ -173,6 +173,8 @@ def test_where_all_workers_are_dead_no_model_is_shown_and_batches_say_why_they_w
             assert not Client(api).retrieve(batch_id).get("waiting")
 
 
+# A process that stands still within a write to SQLite holds up all writers, which the others tell as 503.
+@pytest.mark.slow
 def test_a_worker_that_stands_still_is_down_until_it_goes_on(engine: NullEngine, tmp_path: Path) -> None:
     with Company(tmp_path / "data", engine.url, workers=1, server__lease_s=LEASE_S) as company:
         pictures = [Picture(api, tmp_path) for api in company.apis]
