@@ -2,11 +2,13 @@
 
 import hashlib
 import importlib.metadata
+import os
 import sys
 import threading
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import gguf
 import numpy as np
@@ -287,3 +289,23 @@ def test_a_folder_of_ones_own(tmp_path: Path) -> None:
     (folder / "model.bin").write_bytes(b"weights")
     assert catalogue.find_model("whisper-mine", tmp_path) == catalogue.find_model(str(folder), tmp_path) == folder
     assert catalogue.list_models(tmp_path)[-1] == catalogue.ModelFile("whisper-mine", folder, 7)
+
+
+def test_a_folder_that_goes_while_it_is_measured_counts_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of pip do, which ends while its folders are looked at."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    (gone / "piece").write_bytes(b"four")
+    (tmp_path / "kept").write_bytes(b"three")
+    scan = os.scandir
+
+    def scan_late(path: Any) -> Any:
+        if Path(path) == gone and gone.exists():
+            (gone / "piece").unlink()
+            gone.rmdir()
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", scan_late)
+    assert fetch._measure(tmp_path) == 5

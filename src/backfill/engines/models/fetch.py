@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
@@ -228,11 +229,11 @@ def _run(module: str, arguments: Sequence[str], work_dir: Path, report: Callable
 
 def _measure(folder: Path) -> int:
     total_bytes = 0
-    for path in folder.rglob("*"):
-        try:
-            total_bytes += path.stat().st_size
-        except OSError:
-            continue  # it was there a moment ago
+    # Files and whole folders go while this looks at them: `os.walk` passes over what is not there any more.
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                total_bytes += (Path(place) / name).stat().st_size
     return total_bytes
 
 
