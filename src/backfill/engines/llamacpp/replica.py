@@ -14,6 +14,7 @@ from backfill.engines.answer import count_usage
 from backfill.engines.builtin.exchange import Abilities, Exchange, open_exchange
 from backfill.engines.builtin.pictures import TAKEN_PICTURES
 from backfill.engines.builtin.streams import open_live
+from backfill.engines.child.replica import ChildReplica
 from backfill.engines.child.server import ChildServer, Launch, ensure_model_file
 from backfill.engines.client import EngineClient
 from backfill.engines.forwarding import ForwardedAnswer, RenamingAnswer, answer_reply
@@ -25,7 +26,7 @@ from backfill.engines.llamacpp.requests import Plan, merge_answers, name_member,
 from backfill.engines.llamacpp.streams import UnlikeWhole, ask_for_stream, gather_stream
 from backfill.engines.models.catalogue import name_alias
 from backfill.engines.models.gguf_header import read_gguf_header
-from backfill.engines.replica import CacheHabit, Gauges, OnFirstToken, ReplicaLimits
+from backfill.engines.replica import CacheHabit, OnFirstToken, ReplicaLimits
 from backfill.engines.reply import Answered, Lost, LostReason, Refused, Reply
 from backfill.errors import EngineUnavailable
 from backfill.media_file import MediaFile
@@ -43,7 +44,7 @@ log = structlog.get_logger(__name__)
 _TOO_LONG = "is too large to process"
 
 
-class LlamaCppReplica:
+class LlamaCppReplica(ChildReplica):
     """One child process with one model."""
 
     cache_habit = CacheHabit.SLOT_AFFINITY
@@ -68,39 +69,14 @@ class LlamaCppReplica:
         self._is_streamed = True
         """Until a stream tells something that is not known how to gather."""
         self._alias = name_alias(config.model)
-        self._server = ChildServer(
-            *(name, client, log_dir / f"{name}.log", self._prepare),
-            kind=config.kind,
-            model=self._alias,
-            slots=config.slots,
+        super().__init__(
+            ChildServer(
+                *(name, client, log_dir / f"{name}.log", self._prepare),
+                kind=config.kind,
+                model=self._alias,
+                slots=config.slots,
+            )
         )
-
-    @property
-    def address(self) -> str | None:
-        """Base URL without /v1; None while the child is not up."""
-        return self._server.address
-
-    @property
-    def pid(self) -> int | None:
-        """The child's process id; None while there is no child."""
-        return self._server.pid
-
-    @property
-    def key(self) -> str:
-        """What requests to `address` must bring as a bearer token; another one after each start."""
-        return self._server.key
-
-    async def start(self) -> None:
-        """Return once the engine answers; at once if it does. Many tasks share one start.
-
-        The first start fetches the model if it is not there. A start soon after the child ended waits its turn
-        (`restarts`).
-
-        Raises:
-            EngineUnavailable: the model is not to be had, or the child did not come up; the message says why.
-
-        """
-        await self._server.start()
 
     async def send(
         self,
@@ -153,14 +129,6 @@ class LlamaCppReplica:
         if isinstance(exchange, Refused) or endpoint in _EMBEDDING:
             return exchange, None
         return exchange, plan_calls(exchange.body, sees=self._abilities.sees)
-
-    async def read_gauges(self) -> Gauges:
-        """What `/metrics` says; all None while the child is not up."""
-        return await self._server.read_gauges()
-
-    async def stop(self) -> None:
-        """End the child, politely for 3 s; safe to call twice, before and during a start."""
-        await self._server.stop()
 
     async def _carry_out(self, plan: Plan, endpoint: str) -> Reply:
         answers = []

@@ -9,6 +9,7 @@ import msgspec
 from backfill.config import OpenVinoEngineConfig
 from backfill.engines.builtin.exchange import open_exchange
 from backfill.engines.builtin.streams import open_live
+from backfill.engines.child.replica import ChildReplica
 from backfill.engines.child.server import ChildServer, Launch, ensure_model_file
 from backfill.engines.client import EngineClient
 from backfill.engines.forwarding import ForwardedAnswer, answer_reply
@@ -16,7 +17,7 @@ from backfill.engines.interpret import refuse
 from backfill.engines.models.catalogue import name_alias
 from backfill.engines.models.openvino import is_installed
 from backfill.engines.openvino.messages import LIVE_HEADER, HostSettings, Ready
-from backfill.engines.replica import CacheHabit, Gauges, OnFirstToken, ReplicaLimits
+from backfill.engines.replica import CacheHabit, OnFirstToken, ReplicaLimits
 from backfill.engines.reply import Refused, Reply
 from backfill.errors import EngineUnavailable
 from backfill.media_file import MediaFile
@@ -28,7 +29,7 @@ _ENDPOINTS: Final = frozenset({"/v1/chat/completions", "/v1/completions"})
 _LIVE: Final = {LIVE_HEADER: "1"}
 
 
-class OpenVinoReplica:
+class OpenVinoReplica(ChildReplica):
     """One child process with one model. It sends the head of an answer at the first token, and the body at the end."""
 
     cache_habit = CacheHabit.PREFIX_LEADER
@@ -48,39 +49,14 @@ class OpenVinoReplica:
         self._config = config
         self._models_dir = models_dir
         self._alias = name_alias(config.model)
-        self._server = ChildServer(
-            *(name, client, log_dir / f"{name}.log", self._prepare),
-            kind=config.kind,
-            model=self._alias,
-            concurrency=config.concurrency,
+        super().__init__(
+            ChildServer(
+                *(name, client, log_dir / f"{name}.log", self._prepare),
+                kind=config.kind,
+                model=self._alias,
+                concurrency=config.concurrency,
+            )
         )
-
-    @property
-    def address(self) -> str | None:
-        """Base URL without /v1; None while the child is not up."""
-        return self._server.address
-
-    @property
-    def pid(self) -> int | None:
-        """The child's process id; None while there is no child."""
-        return self._server.pid
-
-    @property
-    def key(self) -> str:
-        """What requests to `address` must bring as a bearer token; another one after each start."""
-        return self._server.key
-
-    async def start(self) -> None:
-        """Return once the engine answers; at once if it does. Many tasks share one start.
-
-        The first start fetches the model if it is not there. A start soon after the child ended waits its turn
-        (`restarts`).
-
-        Raises:
-            EngineUnavailable: library or model is not to be had, or the child did not come up; the message says why.
-
-        """
-        await self._server.start()
 
     async def send(
         self,
@@ -110,14 +86,6 @@ class OpenVinoReplica:
         answer = await self._server.forward(exchange.endpoint, live.stream_body or exchange.body, _LIVE)
         answer.begins_at_first_token = answer.status < 300
         return answer
-
-    async def read_gauges(self) -> Gauges:
-        """What `/metrics` says; all None while the child is not up."""
-        return await self._server.read_gauges()
-
-    async def stop(self) -> None:
-        """End the child, politely for 3 s; safe to call twice, before and during a start."""
-        await self._server.stop()
 
     async def _prepare(self) -> Launch:
         if not is_installed():

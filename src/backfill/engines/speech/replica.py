@@ -9,13 +9,14 @@ import msgspec
 
 from backfill.batch import AUDIO_ENDPOINTS
 from backfill.config import MediaConfig, SpeechEngineConfig
+from backfill.engines.child.replica import ChildReplica
 from backfill.engines.child.server import ChildServer, Launch, ensure_model_file
 from backfill.engines.client import EngineClient
 from backfill.engines.forwarding import ForwardedAnswer, answer_reply
 from backfill.engines.interpret import refuse
 from backfill.engines.models.catalogue import name_alias
 from backfill.engines.models.whisper import MODEL_FILE_NAME, is_installed
-from backfill.engines.replica import CacheHabit, Gauges, OnFirstToken, ReplicaLimits
+from backfill.engines.replica import CacheHabit, OnFirstToken, ReplicaLimits
 from backfill.engines.reply import Answered, Reply
 from backfill.engines.speech.messages import HostSettings, Ready
 from backfill.errors import EngineUnavailable
@@ -34,7 +35,7 @@ _ENVIRONMENT: Final = {
 _object = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-class SpeechReplica:
+class SpeechReplica(ChildReplica):
     """One child process with one model."""
 
     cache_habit = CacheHabit.NONE
@@ -63,39 +64,14 @@ class SpeechReplica:
         self._models_dir = models_dir
         self._work_dir = log_dir
         self._alias = name_alias(config.model)
-        self._server = ChildServer(
-            *(name, client, log_dir / f"{name}.log", self._prepare),
-            kind=config.kind,
-            model=self._alias,
-            workers=self._workers,
+        super().__init__(
+            ChildServer(
+                *(name, client, log_dir / f"{name}.log", self._prepare),
+                kind=config.kind,
+                model=self._alias,
+                workers=self._workers,
+            )
         )
-
-    @property
-    def address(self) -> str | None:
-        """Base URL without /v1; None while the child is not up."""
-        return self._server.address
-
-    @property
-    def pid(self) -> int | None:
-        """The child's process id; None while there is no child."""
-        return self._server.pid
-
-    @property
-    def key(self) -> str:
-        """What requests to `address` must bring as a bearer token; another one after each start."""
-        return self._server.key
-
-    async def start(self) -> None:
-        """Return once the engine answers; at once if it does. Many tasks share one start.
-
-        The first start fetches the model if it is not there. A start soon after the child ended waits its turn
-        (`restarts`).
-
-        Raises:
-            EngineUnavailable: library or model is not to be had, or the child did not come up; the message says why.
-
-        """
-        await self._server.start()
 
     async def send(
         self,
@@ -117,14 +93,6 @@ class SpeechReplica:
         if endpoint not in self.limits.endpoints:
             return answer_reply(refuse(f"Engine {self.name!r} does not serve {endpoint}.", 404))
         return answer_reply(refuse("Clips are heard in batches only."))
-
-    async def read_gauges(self) -> Gauges:
-        """What `/metrics` says; all None while the child is not up."""
-        return await self._server.read_gauges()
-
-    async def stop(self) -> None:
-        """End the child, politely for 3 s; safe to call twice, before and during a start."""
-        await self._server.stop()
 
     def _name_model(self, reply: Answered) -> Answered:
         """The answer with the model in it: text, srt and vtt have no place for it until they stand in an object."""

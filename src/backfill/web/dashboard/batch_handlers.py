@@ -1,6 +1,7 @@
 """The page of one batch, what can be done to it, and what can be fetched of it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 from starlette.responses import Response
 
@@ -55,31 +56,25 @@ async def show_batch(visit: Visit) -> Response:
 
 async def cancel_batch(visit: Visit) -> Response:
     """Stop it."""
-    visit.check("POST", "/v1/batches/{batch_id}/cancel")
-    await visit.read_form()
-    batch = await find_batch(visit.house, visit.request.path_params["batch_id"], visit.owner)
-    await visit.house.services.turns.cancel(batch.id, batch.owner)
-    visit.house.services.audit.record(visit.request.scope, "batch.cancel", visit.caller, batch=batch.id)
-    return visit.go(f"{ROOT}/batches/{batch.id}")
+    return await _move(visit, "cancel", visit.house.services.turns.cancel)
 
 
 async def pause_batch(visit: Visit) -> Response:
     """Send nothing more of it for now."""
-    visit.check("POST", "/v1/batches/{batch_id}/pause")
-    await visit.read_form()
-    batch = await find_batch(visit.house, visit.request.path_params["batch_id"], visit.owner)
-    await visit.house.services.turns.pause(batch.id, batch.owner)
-    visit.house.services.audit.record(visit.request.scope, "batch.pause", visit.caller, batch=batch.id)
-    return visit.go(f"{ROOT}/batches/{batch.id}")
+    return await _move(visit, "pause", visit.house.services.turns.pause)
 
 
 async def resume_batch(visit: Visit) -> Response:
     """Go on with it."""
-    visit.check("POST", "/v1/batches/{batch_id}/resume")
+    return await _move(visit, "resume", visit.house.services.turns.resume)
+
+
+async def _move(visit: Visit, action: str, move: Callable[[str, str], Awaitable[object]]) -> Response:
+    visit.check("POST", f"/v1/batches/{{batch_id}}/{action}")
     await visit.read_form()
     batch = await find_batch(visit.house, visit.request.path_params["batch_id"], visit.owner)
-    await visit.house.services.turns.resume(batch.id, batch.owner)
-    visit.house.services.audit.record(visit.request.scope, "batch.resume", visit.caller, batch=batch.id)
+    await move(batch.id, batch.owner)
+    visit.house.services.audit.record(visit.request.scope, f"batch.{action}", visit.caller, batch=batch.id)
     return visit.go(f"{ROOT}/batches/{batch.id}")
 
 
