@@ -58,10 +58,14 @@ async def copy_failed_lines(
 def _find_chosen(blobs: Blobs, batch: Batch, choice: FailureChoice) -> "array[int]":
     offsets = array("Q", find_failed_offsets(blobs, batch, choice))
     if not offsets:
-        codes = sorted({group.code for group in group_failures(blobs, batch)})
-        message = (
-            f"No failed request of batch {batch.id} is of that kind. Codes of those that failed: {', '.join(codes)}."
-        )
+        codes = ", ".join(sorted({group.code for group in group_failures(blobs, batch)}))
+        if any(choice):
+            message = f"No failed request of batch {batch.id} is of that kind. Codes of those that failed: {codes}."
+        else:
+            message = (
+                f"The lines of batch {batch.id} that failed are no requests ({codes}), and would fail again; "
+                "correct them and upload a new file."
+            )
         raise Conflict(message, code="nothing_to_retry")
     return offsets
 

@@ -221,6 +221,16 @@ async def test_what_failed_for_one_reason_is_one_group_and_runs_again_alone(
         assert (status, answer["error"]["param"]) == (400, "reason")
 
 
+async def test_lines_that_are_no_requests_are_not_run_again(engine: NullEngine, tmp_path: Path) -> None:
+    async with open_house(tmp_path, engine.url) as rooms:
+        made = await create_batch(rooms, b"no request\n" + request_line(1), skips_invalid_lines=True)
+        ended = await wait_for_batch(rooms, made.id)
+        assert (ended.counts.answered, ended.counts.failed) == (1, 1)
+        status, answer = await retry(rooms, ended)
+        assert (status, answer["error"]["code"]) == (400, "nothing_to_retry")
+        assert "that failed are no requests (invalid_json_line), and would fail again" in answer["error"]["message"]
+
+
 async def test_metadata_of_any_allowed_size_is_taken(engine: NullEngine, tmp_path: Path) -> None:
     async with open_house(tmp_path, engine.url) as rooms:
         ended = await wait_for_batch(rooms, (await create_batch(rooms, request_line(REFUSED))).id)
