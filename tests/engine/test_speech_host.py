@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import re
 import subprocess
 import sys
@@ -274,8 +275,9 @@ async def test_what_is_too_large_or_too_long_is_refused(session: aiohttp.ClientS
 
 async def test_a_damaged_file_is_heard_as_far_as_it_goes(session: aiohttp.ClientSession, clip: Path) -> None:
     whole = bytearray(encode(clip, clip.with_name("whole.mp3"), "libmp3lame", 22_050).read_bytes())
-    middle = len(whole) // 2
-    whole[middle : middle + 2000] = os.urandom(2000)
+    # In the pause between the sentences, and the same each time: what a model makes of noise in a word, nobody knows.
+    pause = int(len(whole) * 0.445)
+    whole[pause : pause + 1400] = random.Random(1).randbytes(1400)
     answer = await hear(session, bytes(whole))
     assert {"train", "station", "thursday"} <= set(find_words(answer["text"]))
 

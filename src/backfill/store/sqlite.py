@@ -20,6 +20,8 @@ __all__ = ["DATABASE", "SqliteDriver"]
 DATABASE = "backfill.db"
 """Its name in a data directory."""
 _MAGIC = b"SQLite format 3\0"
+_BUSY_S = 10
+_BUSY_PAUSE_S = 0.01
 
 
 class SqliteDriver:
@@ -111,11 +113,26 @@ def _prepare_connection(connection: Any, _record: object) -> None:
     connection.isolation_level = None
     cursor = connection.cursor()
     try:
-        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA busy_timeout={_BUSY_S * 1000}")
+        _begin_write_ahead_log(cursor)
         cursor.execute("PRAGMA synchronous=FULL")
-        cursor.execute("PRAGMA busy_timeout=10000")
         cursor.close()
     except BaseException:
         # The pool never saw this connection, so nobody else would close it.
         connection.close()
         raise
+
+
+def _begin_write_ahead_log(cursor: sqlite3.Cursor) -> None:
+    # A new file's change to WAL needs it alone, and SQLite refuses that at once whatever its busy timeout says: it
+    # holds a lock already and would wait for somebody who waits for it.
+    deadline_s = time.monotonic() + _BUSY_S
+    while True:
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= deadline_s:
+                raise
+            time.sleep(_BUSY_PAUSE_S)
+        else:
+            return
