@@ -25,6 +25,8 @@ OF_THE_SERVICE = (
     "data_url_",
     "clips_",
     "long_audio_",
+    "claim_",
+    "rows_postgres_",
 )
 """The beginnings of keys that other parts measure, each with a smaller test of its own."""
 
@@ -60,6 +62,15 @@ def test_the_measurements_on_null_engines_run() -> None:
     assert report["redone_finished"] == 0
     assert report["redone_in_flight"] <= report["concurrency"]
     assert (report["replica_killed_lost"], report["replica_killed_redone"]) == (0, 0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_measurements_on_databases_run() -> None:
+    report = measure("scale", lines=300, timeout_s=240)
+    measured = {key for key in KEYS if key.startswith(("claim_", "rows_postgres_"))}
+    assert len(measured) == 3
+    assert {key for key in measured if report[key] is None} == set()
 
 
 @pytest.mark.slow
