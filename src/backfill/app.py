@@ -32,6 +32,7 @@ from backfill.intake import (
 from backfill.journal import Progress
 from backfill.live import AbsentTraffic, LiveMedia, LiveTraffic
 from backfill.media import LocalFiles, MediaLibrary
+from backfill.plan import count_slices
 from backfill.store import (
     ApiKeys,
     Blobs,
@@ -124,7 +125,7 @@ async def open_rooms(
         sources = QuotaSources(progress.measure, functools.partial(_find_token_limit, keys), catalogue.resolve)
         quota = Quota(metadata, config.limits.enqueued_tokens, sources, is_shared=shares)
         await quota.begin()
-        turns = _make_turns(config, catalogue, metadata, quota, company)
+        turns = _make_turns(config, catalogue, metadata, quota, company, shares=shares)
         await _settle_in(lock, turns, shares=shares)
         fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
         dispatcher = Dispatcher(turns, blobs, fleet, config.dispatch, intake.inputs.check_content, media)
@@ -297,7 +298,9 @@ def _make_own_sender(config: Config, turns: Turns, metadata: Metadata) -> Webhoo
     return WebhookSender(announcements, receiver, config.webhooks, turns.setbacks)
 
 
-def _make_turns(config: Config, catalogue: Catalogue, metadata: Metadata, quota: Quota, company: Company) -> Turns:
+def _make_turns(
+    config: Config, catalogue: Catalogue, metadata: Metadata, quota: Quota, company: Company, *, shares: bool
+) -> Turns:
     reserve = TokenGuess(Reservations(metadata.database)).reserve
     appraisals = [OwnAddresses(config.webhooks).check, catalogue.note_prices, reserve]
     announces_ends = bool(config.webhooks.url)
@@ -311,6 +314,8 @@ def _make_turns(config: Config, catalogue: Catalogue, metadata: Metadata, quota:
         endpoints=config.listed_endpoints,
         lease_ms=config.server.lease_ms,
         company=company,
+        # One that is alone works on each batch as a whole.
+        count_slices=functools.partial(count_slices, lines_per_turn=config.dispatch.lines_per_turn) if shares else None,
     )
 
 

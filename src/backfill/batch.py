@@ -388,6 +388,8 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     own_webhook_due_at_ms: int | None = None
     """As `webhook_due_at_ms`, of its own address."""
     own_webhook_tries: int = 0
+    slices: int = 0
+    """Into how many slices it was cut, so that several processes can work on it; 0: it is worked on as a whole."""
 
     @property
     def used(self) -> tuple[UsageRow, ...]:

@@ -5,10 +5,11 @@ import functools
 import gc
 import ipaddress
 import logging
+import resource
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import structlog
@@ -47,6 +48,7 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
         StoreUnavailable: see `open_rooms`.
 
     """
+    _allow_many_files()
     role = config.server.role
     port = config.server.work_port if role is Role.WORK else config.server.port
     if port is None:
@@ -86,6 +88,13 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.add_signal_handler(number, server.stop)
             await server.serve(sockets=[listener])
+
+
+def _allow_many_files() -> None:
+    """Readers keep each segment of a journal open, and a large batch that was cut has hundreds."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 async def _work_unseen(config: Config, announce: Callable[[str], None]) -> None:

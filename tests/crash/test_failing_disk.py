@@ -178,7 +178,7 @@ class Walk:
             return False
         scraps = await asyncio.to_thread(find_scraps, rooms.config.data_dir / "blobs")
         is_tidy = folders <= known and not known & set(removed) and not scraps
-        return is_tidy and not (rooms.intake.left or rooms.turns.setbacks._setbacks or rooms.dispatcher._open)
+        return is_tidy and not (rooms.intake.left or rooms.turns.setbacks._setbacks or rooms.dispatcher.open_batches)
 
 
 def find_scraps(blobs: Path) -> list[str]:

@@ -12,7 +12,8 @@ from obstore.exceptions import GenericError
 from backfill.batch import Outcome, Usage
 from backfill.engines.environment import choose_environment
 from backfill.errors import StoreUnavailable
-from backfill.journal import Fold, Record, SegmentWriter, Tail
+from backfill.journal import Fold, Record, SegmentWriter, Tail, begin_segment
+from backfill.journal.record import encode_record
 from bench.scale.seaweed import SECRET_KEY, ObjectServer
 from tests.support.stores import ObjectStore
 
@@ -191,3 +192,33 @@ def test_an_outage_is_waited_for_and_then_told_at_once(tmp_path: Path) -> None:
             assert blobs.read("files/a/content") == b"one"
             with blobs.open_segment("journals/b/0000000001.segment") as reader:
                 assert reader.read(0, 100) == b"headone"
+
+
+def test_slices_of_one_batch_are_fenced_each_by_itself_and_ask_for_nothing_once_they_are_over(
+    object_store: ObjectStore, calls: Counter[str]
+) -> None:
+    with object_store.opened() as blobs:
+        first, second = (begin_segment(blobs, BATCH, 1, {}, slice_number=number) for number in (1, 2))
+        for segment, line in ((first, 0), (second, 6)):
+            segment.write(encode_record(make_record(line)))
+            segment.sync()
+        fold = Fold(blobs, BATCH, 9)
+        fold.refresh()
+        # The first slice goes to another holder; the second one's goes on.
+        begin_segment(blobs, BATCH, 2, {1: fold.fences[1]}, slice_number=1)
+        first.write(encode_record(make_record(1)))
+        with pytest.raises(StoreUnavailable):
+            first.sync()
+        second.write(encode_record(make_record(7)))
+        second.sync()
+        with pytest.raises(StoreUnavailable):
+            begin_segment(blobs, BATCH, 1, {}, slice_number=1)
+        fold.refresh()
+        assert [line for line in range(9) if fold.outcomes[line]] == [0, 6, 7]
+        second.end()
+        fold.refresh()
+        calls.clear()
+        fold.refresh()
+        # One for the folder, one for the only segment that may still grow.
+        assert calls["list"] == 2
+        fold.close()

@@ -54,6 +54,12 @@ class Company:
         ((pid,),) = self.run(query, batch_id)
         return next(worker for worker in self.workers if worker.is_running and worker.pid == pid)
 
+    def find_workers(self, batch_id: str) -> list[BackfillServer]:
+        """Those that have slices of a batch that was cut."""
+        query = "SELECT DISTINCT pid FROM slices JOIN workers ON workers.id = slices.holder WHERE batch_id = ?"
+        pids = {pid for (pid,) in self.run(query, batch_id)}
+        return [worker for worker in self.workers if worker.is_running and worker.pid in pids]
+
     def find_told(self, worker: BackfillServer) -> dict[str, Any]:
         """What a worker told last of itself."""
         ((told,),) = self.run("SELECT told FROM workers WHERE pid = ?", worker.pid)

@@ -111,6 +111,8 @@ class DispatchConfig(Section):
     """How long requests in flight may still finish after a cancel, an expiry or a stop of the server."""
     reuse_answers: bool = True
     """Identical requests of a batch that have temperature 0 or a seed run once; false: each runs by itself."""
+    lines_per_turn: int = Field(2000, ge=1)
+    """Of more lines a batch is cut into slices for several workers, if it is admitted beside other processes."""
 
 
 class TelemetryConfig(Section):

@@ -1,7 +1,7 @@
 """Who closes a batch, of several processes: leases on batches of which no line is sent any more.
 
 A batch whose last holder has not given it back may still be written to by him. Its journal is fenced before anything is
-gathered, so that what was gathered is what the journal says for ever.
+gathered, so that what was gathered is what the journal says for ever. Of a batch that was cut each such slice is.
 """
 
 import asyncio
@@ -63,8 +63,12 @@ class ClosingLeases:
         """The id of the batch, if nobody writes to its journal any more, or what he writes does not count."""
         if not turn.is_takeover:
             return {turn.batch.id}
+        batch = turn.batch
+        journals = turn.overdue if batch.slices else [(0, turn.epoch)]
         try:
-            await asyncio.to_thread(fence, self._blobs, turn.batch.id, turn.batch.counts.total, turn.epoch)
+            for number, epoch in journals:
+                await asyncio.to_thread(fence, self._blobs, batch.id, batch.counts.total, epoch, number)
+            await self._turns.note_fenced(turn)
         except StoreUnavailable as error:
             self._turns.setbacks.note(turn.batch.id, error, "batch cannot be closed yet", batch=turn.batch.id)
             return set()

@@ -5,18 +5,19 @@ import functools
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 import structlog
 
 from backfill.batch import Batch, BatchProblem, State
 from backfill.config import DispatchConfig
+from backfill.dispatch.cut_inputs import CutInputs
 from backfill.dispatch.feeder import Feeder
 from backfill.dispatch.open_turn import OpenTurn
 from backfill.dispatch.pace import Pace
 from backfill.dispatch.residency import Residency
 from backfill.dispatch.waiting import explain_place, explain_turn
 from backfill.dispatch.work_left import WorkLeft
+from backfill.dispatch.works import Work, Works
 from backfill.engines import Fleet
 from backfill.errors import InputLost, StoreUnavailable, TurnLost
 from backfill.journal import SyncGroup
@@ -38,23 +39,6 @@ _SILENCE_MAX_S = 60.0
 _OPEN_TURNS = 96
 _OPENINGS_AT_ONCE = 16
 _log = structlog.get_logger(__name__)
-
-
-@dataclass
-class _Work:
-    """A turn that is carried out by a task; setting `over` has it wind down."""
-
-    turn: Turn
-    over: asyncio.Event
-    task: "asyncio.Task[None] | None" = None
-    opened: OpenTurn | None = None
-    """Set while its lines are fed."""
-    is_landing: bool = False
-    """The batch is paused: no line is sent any more, and what is in flight has all the time that it takes."""
-    is_fenced: bool = True
-    """What whoever had the turn before may still write does not count."""
-    is_done: bool = False
-    """Nothing is done for it any more but to give it back: should that fail, its lease must run out."""
 
 
 class Dispatcher:
@@ -88,7 +72,10 @@ class Dispatcher:
         }
         for name, feeder in self._feeders.items():
             feeder.make_room_for(fleet.presences[name])
-        self._open: dict[str, _Work] = {}
+        self._open = Works()
+        self._cuts = CutInputs(blobs)
+        self._none_free_until_s: dict[str, float] = {}
+        """Batch that was cut -> when to ask again for slices, for those of which none was free."""
         self._paused_of_late: set[str] = set()
         turns.watch_pauses(self._note_pause)
         self._syncs = SyncGroup()
@@ -110,7 +97,7 @@ class Dispatcher:
     @property
     def open_batches(self) -> tuple[str, ...]:
         """The ids of the batches that are worked on."""
-        return tuple(self._open)
+        return tuple(dict.fromkeys(work.turn.batch.id for work in self._open))
 
     @property
     def paces(self) -> dict[str, Pace]:
@@ -119,8 +106,9 @@ class Dispatcher:
 
     @property
     def work_left(self) -> dict[str, WorkLeft]:
-        """Batch -> what is left of it, for those that are worked on."""
-        return {batch: work.opened.work_left for batch, work in self._open.items() if work.opened is not None}
+        """Batch -> what is left of it, for those that are worked on here alone, as they were not cut."""
+        opened = [work.opened for work in self._open if work.opened is not None]
+        return {one.turn.batch.id: one.work_left for one in opened if not one.turn.slice_number}
 
     def find_wait(self, batch: Batch) -> Waiting | None:
         """What holds a batch up; None if nothing does, as far as is known, or if it has ended."""
@@ -129,13 +117,16 @@ class Dispatcher:
             return None
         if batch.state is State.PAUSED:
             return explain_pause(batch)
-        setbacks, work = self._turns.setbacks, self._open.get(batch.id)
-        if work is not None and work.opened is not None and not batch.state.is_closing:
-            failed = None if work.opened.has_moved else setbacks.find(batch.id)
-            return failed or explain_turn(work.opened, self._feeders, now_ms())
+        setbacks, works = self._turns.setbacks, self._open.find(batch.id)
+        opened = [work.opened for work in works if work.opened is not None]
+        if opened and not batch.state.is_closing:
+            failed = None if any(one.has_moved for one in opened) else setbacks.find(batch.id)
+            # It moves if one of its slices does.
+            waits = [explain_turn(one, self._feeders, now_ms()) for one in opened]
+            return failed or (min(filter(None, waits), key=_since_ms) if all(waits) else None)
         failed = setbacks.find(batch.id) or setbacks.find(ALL_BATCHES)
-        if failed is None and work is None and batch.state is State.IN_PROGRESS:
-            return explain_place(batch, [turn.batch for turn in self._list_turns(landing=False)], now_ms())
+        if failed is None and not works and batch.state is State.IN_PROGRESS:
+            return explain_place(batch, self._open.list_batches(), now_ms())
         return failed
 
     @property
@@ -163,8 +154,8 @@ class Dispatcher:
     def stop(self) -> None:
         """Take no more turns and send no more lines; what is in flight may come back."""
         self._stopped.set()
-        for work in self._open.values():
-            self._wind_down(work)
+        for work in self._open:
+            work.wind_down(self._policy.cancel_grace_s)
         self._bell.ring()
 
     async def _run_turns(self, feeding: "list[asyncio.Task[None]]") -> None:
@@ -174,6 +165,7 @@ class Dispatcher:
             self._turns.admit_waiting,
             self._turns.expire_due,
             self._open_new,
+            self._open_further,
             self._renew,
         )
         while not self._stopped.is_set():
@@ -197,69 +189,77 @@ class Dispatcher:
     async def _renew(self) -> None:
         now_s = asyncio.get_running_loop().time()
         if now_s - self._renewed_at_s >= self._turns.lease_s / _RENEWALS_A_LEASE:
-            await self._turns.renew([work.turn for work in self._open.values() if not work.is_done])
+            await self._turns.renew([work.turn for work in self._open if not work.is_done])
             self._renewed_at_s = now_s
 
     async def _open_new(self) -> None:
-        open_turns, landing = self._list_turns(landing=False), self._list_turns(landing=True)
-        lines_per_s = sum(feeder.tally.requests_per_s for feeder in self._feeders.values())
+        open_turns, landing = self._open.list_turns(landing=False), self._open.list_turns(landing=True)
         self._paused_of_late.clear()
-        room = _OPEN_TURNS - len(open_turns)
+        lines_per_s = sum(feeder.tally.requests_per_s for feeder in self._feeders.values())
+        room = _OPEN_TURNS - len(self._open.list_batches())
         for turn in await self._turns.take(room, open_turns, landing, lines_per_s=lines_per_s):
-            work = _Work(turn, asyncio.Event(), is_fenced=not turn.is_takeover)
-            if turn.batch.id in self._paused_of_late:
-                self._let_land(work)
-            self._open[turn.batch.id] = work
-            work.task = asyncio.create_task(self._carry_out(work), name=f"turn {turn.batch.id}")
-            work.task.add_done_callback(functools.partial(self._forget, turn.batch.id))
+            self._begin(turn)
 
-    def _forget(self, batch_id: str, _task: "asyncio.Task[None]") -> None:
-        del self._open[batch_id]
+    async def _open_further(self) -> None:
+        """Take further slices of batches of which some are open, before these have no lines left to be sent."""
+        now_s = asyncio.get_running_loop().time()
+        self._paused_of_late.clear()
+        for batch in [batch for batch in self._open.list_batches() if batch.slices]:
+            failed = self._turns.setbacks.find(batch.id)
+            if failed is not None or now_s < self._none_free_until_s.get(batch.id, now_s):
+                continue
+            most = self._open.count_lacking(batch, self._feeders.values())
+            if not most:
+                continue
+            own = [work.turn.slice_number for work in self._open.find(batch.id)]
+            turns = await self._turns.take_slices(batch, most, own)
+            if not turns:
+                self._none_free_until_s[batch.id] = now_s + _TICK_S
+            for turn in turns:
+                self._begin(turn)
+
+    def _begin(self, turn: Turn) -> None:
+        work = Work(turn, asyncio.Event(), is_fenced=not turn.is_takeover)
+        if turn.batch.id in self._paused_of_late:
+            work.let_land()
+        self._open.add(work)
+        work.task = asyncio.create_task(self._carry_out(work), name=f"turn {turn.name}")
+        work.task.add_done_callback(functools.partial(self._forget, turn))
+
+    def _forget(self, turn: Turn, _task: "asyncio.Task[None]") -> None:
+        self._open.remove(turn)
+        if not self._open.find(turn.batch.id):
+            self._none_free_until_s.pop(turn.batch.id, None)
         self._bell.ring()
 
     async def _stop_ended(self) -> None:
         """Wind down turns whose batch was paused, cancelled, has expired, or was taken over."""
-        works = list(self._open.values())
+        works = list(self._open)
         running = await self._turns.still_running([work.turn for work in works])
-        stopped = [work.turn for work in works if work.turn.batch.id not in running]
+        stopped = [work.turn for work in works if work.turn.name not in running]
         paused = await self._turns.still_paused(stopped)
         for work in works:
-            if work.turn.batch.id in paused:
-                self._let_land(work)
-            elif work.is_landing or work.turn.batch.id not in running:
+            if work.turn.name in paused:
+                work.let_land()
+            elif work.is_landing or work.turn.name not in running:
                 # One that was resumed waits for no long answer before it goes on.
-                self._wind_down(work)
-
-    def _list_turns(self, *, landing: bool) -> list[Turn]:
-        return [work.turn for work in self._open.values() if work.is_landing is landing]
+                work.wind_down(self._policy.cancel_grace_s)
 
     def _note_pause(self, batch_id: str) -> None:
         """At once: when whoever paused it hears of that, nothing more of it is sent."""
         self._paused_of_late.add(batch_id)
-        if batch_id in self._open:
-            self._let_land(self._open[batch_id])
-
-    @staticmethod
-    def _let_land(work: _Work) -> None:
-        work.is_landing = not work.over.is_set() or work.is_landing
-        work.over.set()
-        if work.opened is not None:
-            work.opened.stop()
-
-    def _wind_down(self, work: _Work) -> None:
-        work.is_landing = False
-        work.over.set()
-        if work.opened is not None:
-            work.opened.cut_after(self._policy.cancel_grace_s)
+        for work in self._open.find(batch_id):
+            work.let_land()
 
     async def _give_all_back(self) -> None:
-        for work in self._open.values():
-            self._wind_down(work)
-        await asyncio.gather(*(work.task for work in self._open.values() if work.task is not None))
+        for work in self._open:
+            work.wind_down(self._policy.cancel_grace_s)
+        await asyncio.gather(*(work.task for work in self._open if work.task is not None))
 
-    async def _carry_out(self, work: _Work) -> None:
+    async def _carry_out(self, work: Work) -> None:
         """One turn from its lease to its return. A failure is reported, and the batch tried again."""
         turn, drained = work.turn, False
+        opened: OpenTurn | None = None
         try:
             await self._check_input(turn.batch)
             reuse = self._policy.reuse_answers
@@ -272,6 +272,7 @@ class Dispatcher:
                 syncs=self._syncs,
                 openings=self._openings,
                 library=self._media,
+                cuts=self._cuts,
             )
             work.is_fenced = True
             drained = await self._feed_from(work, opened)
@@ -281,7 +282,8 @@ class Dispatcher:
             if drained:
                 # What was overwritten while it was read must not end as if nothing had been.
                 await self._check_input(turn.batch)
-                await self._remove_fetched(opened)
+                if not turn.slice_number:
+                    await self._remove_fetched(opened)
         except InputLost as error:
             work.opened, work.is_done = None, True
             await self._end(work, error)
@@ -294,7 +296,8 @@ class Dispatcher:
             # Our keeping the turn keeps the batch from being taken at once: a full disk does not empty in a second.
             await self._pause(self._note_failure(turn, failure, "batch stopped for now"))
         work.is_done = True
-        await self._give_back(work, drained=drained)
+        if await self._give_back(work, drained=drained) and turn.slice_number and opened is not None:
+            await self._remove_fetched(opened)
 
     async def _remove_fetched(self, opened: OpenTurn) -> None:
         """Nothing is sent of it any more; what cannot go now goes later (`intake.Retention`)."""
@@ -302,12 +305,12 @@ class Dispatcher:
             with suppress(StoreUnavailable):
                 await self._media.remove(opened.turn.batch.id)
 
-    async def _end(self, work: _Work, error: InputLost) -> None:
+    async def _end(self, work: Work, error: InputLost) -> None:
         """The batch can never be completed: end it, with what it has and the reason."""
         turn = work.turn
         problem = BatchProblem(error.code, error.message, param=error.param)
         try:
-            if await self._turns.fail(turn.batch, problem, epoch=turn.epoch, is_fenced=work.is_fenced):
+            if await self._turns.fail_turn(turn, problem, is_fenced=work.is_fenced):
                 _log.error("batch failed", batch=turn.batch.id, reason=error.message)
                 return
         except Exception as unavailable:  # noqa: BLE001 - whatever it is, the next turn finds the same
@@ -322,7 +325,7 @@ class Dispatcher:
             async with asyncio.timeout(pause_s):
                 await self._stopped.wait()
 
-    async def _feed_from(self, work: _Work, opened: OpenTurn) -> bool:
+    async def _feed_from(self, work: Work, opened: OpenTurn) -> bool:
         feeders = {lane: [self._feeders[replica.name] for replica in lane.route.replicas] for lane in opened.lanes}
         for lane, serving in feeders.items():
             for feeder in serving:
@@ -337,23 +340,30 @@ class Dispatcher:
             drained = await opened.close()
         return drained
 
-    async def _give_back(self, work: _Work, *, drained: bool) -> None:
-        """Until it is written; at a stop one try must do, since the next start frees all turns."""
+    async def _give_back(self, work: Work, *, drained: bool) -> bool:
+        """Until it is written; at a stop one try must do, since the next start frees all turns.
+
+        Gives whether nothing is left of the batch.
+        """
         turn = work.turn
         while True:
-            is_last = self._stopped.is_set()
+            is_last_try = self._stopped.is_set()
             try:
-                await self._turns.give_back(turn, drained=drained, is_fenced=work.is_fenced)
+                is_last = await self._turns.give_back(turn, drained=drained, is_fenced=work.is_fenced)
             except TurnLost as error:
                 _log.warning("turn lost", batch=turn.batch.id, reason=error.message)
                 self._turns.setbacks.forget(turn.batch.id)
-                return
+                return False
             except Exception as error:  # noqa: BLE001 - whatever it is, the batch would wait for ever
                 pause_s = self._note_failure(turn, error, "turn not given back, trying again")
             else:
                 if drained:
                     self._turns.setbacks.forget(turn.batch.id)
-                return
-            if is_last:
-                return
+                return is_last
+            if is_last_try:
+                return False
             await self._pause(pause_s)
+
+
+def _since_ms(waiting: Waiting) -> int:
+    return waiting.since_ms

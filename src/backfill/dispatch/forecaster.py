@@ -14,7 +14,7 @@ from backfill.errors import StoreUnavailable
 from backfill.index import DEFAULT_ANSWER_TOKENS
 from backfill.plan import Job, Need, Speed, forecast
 from backfill.status import Forecast
-from backfill.store import EndedBatch, QueuedBatch, read_ended, read_queue
+from backfill.store import EndedBatch, QueuedBatch, count_slices_left, read_ended, read_queue
 from backfill.store.database import Database
 from backfill.turns import now_ms
 
@@ -103,6 +103,7 @@ class Forecaster:
                 return self._look
             try:
                 queue = await read_queue(self._database, _QUEUE_MAX)
+                shares = await self._read_shares(queue)
                 ended = await read_ended(self._database, _ENDED_MAX) if began_s >= self._before_due_s else None
             except StoreUnavailable:
                 # What is asked about was read or written a moment ago: that must not fail for want of a guess.
@@ -111,7 +112,8 @@ class Forecaster:
                 self._before = measure_ended(ended, self._find_pool)
                 self._before_due_s = began_s + _ENDED_KEPT_S
             now = self._clock_ms()
-            claims = [Claim(batch, needs) for batch in queue if (needs := self._find_needs(batch)) is not None]
+            needed = ((batch, self._find_needs(batch, shares.get(batch.id, 1.0))) for batch in queue)
+            claims = [Claim(batch, needs) for batch, needs in needed if needs is not None]
             jobs, unknown = make_jobs(claims, self._find_speeds(), now)
             done_s = forecast(jobs)
             done: dict[str, int | None] = {batch.id: None for batch in queue}
@@ -147,8 +149,14 @@ class Forecaster:
                 speeds[missing[0]] = speed
         return speeds
 
-    def _find_needs(self, batch: QueuedBatch) -> Mapping[Pool, Need] | None:
-        """Who serves a batch -> what is left for them; None: not known."""
+    async def _read_shares(self, queue: Sequence[QueuedBatch]) -> dict[str, float]:
+        """Batch that was cut -> which part of its slices is left, of those that others are at work on too."""
+        cut = {batch.id: batch.slices for batch in queue if batch.slices}
+        left = await count_slices_left(self._database, cut) if cut else {}
+        return {batch_id: left.get(batch_id, 0) / slices for batch_id, slices in cut.items()}
+
+    def _find_needs(self, batch: QueuedBatch, share: float = 1.0) -> Mapping[Pool, Need] | None:
+        """Who serves a batch -> what is left for them; None: not known. `share`: which part of it is left."""
         work = self._source.work_left.get(batch.id)
         if work is not None:
             for pool in work.pools:
@@ -159,7 +167,8 @@ class Forecaster:
             serving = self._find_pool(model or batch.model_id, batch.endpoint)
             if serving is not None:
                 usual = self._find_usual(serving)
-                needs[serving] = needs.get(serving, Need()).plus(guessed.scaled(usual.prompt, usual.completion))
+                scaled = guessed.scaled(share * usual.prompt, share * usual.completion)
+                needs[serving] = needs.get(serving, Need()).plus(scaled)
         return needs or None
 
     def _find_usual(self, pool: Pool) -> Ratios:

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 
 from backfill.batch import BatchProblem, Outcome, Usage
+from backfill.dispatch.cut_inputs import CutInput, CutInputs
 from backfill.dispatch.invalid_lines import InvalidLines
 from backfill.dispatch.lane import Lane
 from backfill.dispatch.media_lane import MediaLane
@@ -34,7 +35,7 @@ _SMALL_LINES = 100
 
 
 class OpenTurn:
-    """What dispatch keeps of one batch while it works on it."""
+    """What dispatch keeps of one batch, or a slice of one, while it works on it."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class OpenTurn:
         self.media: TurnMedia | None = None
         """None: no line names a picture or a clip."""
         self._rejections: dict[int, tuple[int, int]] = {}
+        self._cut_input: CutInput | None = None
         self._index = index
         self._source = source
         self._writer = writer
@@ -88,19 +90,22 @@ class OpenTurn:
         syncs: SyncGroup | None = None,
         openings: GroupedCalls | None = None,
         library: MediaLibrary | None = None,
+        cuts: CutInputs | None = None,
     ) -> "OpenTurn":
         """Replay the journal, plan what is left, and begin a segment of this turn's own; raises StoreUnavailable.
 
-        `reuse` allows that identical deterministic lines are sent once. `syncs`, `openings` and `library` are shared
-        with other turns; without the last lines are sent as they are, whatever they name.
+        `reuse` allows that identical deterministic lines are sent once. `syncs`, `openings`, `library` and `cuts` are
+        shared with other turns; without `library` lines are sent as they are, whatever they name.
         """
-        begin = functools.partial(begin_turn, blobs, turn, reuse=reuse)
+        begin = functools.partial(begin_turn, blobs, turn, cuts or CutInputs(blobs), reuse=reuse)
         is_small = turn.batch.counts.total <= _SMALL_LINES
         begun = await (openings.run(begin) if openings is not None and is_small else asyncio.to_thread(begin))
         try:
-            writer = SegmentWriter(begun.segment, syncs, stays=turn.is_takeover)
+            is_slice = turn.slice_number > 0
+            writer = SegmentWriter(begun.segment, syncs, stays=turn.is_takeover, is_one_of_many=is_slice)
             opened = cls(turn, over, begun.index, begun.source, writer, begun.plan)
             opened.work_left = WorkLeft(begun.index, begun.needs)
+            opened._cut_input = begun.cut
             if library is not None:
                 opened.media = TurnMedia.open(begun.index.shapes, library, turn.batch.id, turn.batch.owner)
             try:
@@ -252,7 +257,7 @@ class OpenTurn:
         await self._landed.wait()
 
     async def close(self) -> bool:
-        """Have the disk hold all that was recorded; True if that is every line of the batch."""
+        """Have the disk hold all that was recorded; True if that is every line of the turn."""
         if self._cutting is not None:
             self._cutting.cancel()
         for lane in self.lanes:

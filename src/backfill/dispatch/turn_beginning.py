@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import structlog
 
 from backfill.batch import Outcome
+from backfill.dispatch.cut_inputs import CutInput, CutInputs, read_index
 from backfill.dispatch.invalid_lines import InvalidLines, find_invalid_lines
 from backfill.dispatch.unsendable import Unsendable, find_unsendable
-from backfill.errors import StoreCorrupt
 from backfill.index import LineIndex
 from backfill.journal import Fold, begin_segment
 from backfill.plan import Need, Plan, plan_lines, sum_needs
-from backfill.store import BlobReader, Blobs, SegmentFile, content_key, index_key
+from backfill.store import BlobReader, Blobs, SegmentFile, content_key
 from backfill.turns import Turn
 
 __all__ = ["Begun", "begin_turn"]
@@ -27,6 +27,8 @@ class Begun:
     """What a turn begins with."""
 
     index: LineIndex
+    cut: CutInput | None
+    """All slices, if the turn is on one of them; for the turn to keep."""
     fold: Fold
     """What the journal says became of each line; for the caller to close."""
     invalid: InvalidLines
@@ -37,13 +39,15 @@ class Begun:
     segment: SegmentFile
 
 
-def begin_turn(blobs: Blobs, turn: Turn, *, reuse: bool) -> Begun:
+def begin_turn(blobs: Blobs, turn: Turn, cuts: CutInputs, *, reuse: bool) -> Begun:
     """All that has to be read and made before a turn can send; blocks on disk."""
-    batch = turn.batch
+    batch, number = turn.batch, turn.slice_number
     with ExitStack() as undo:
-        index, fold = _recover(blobs, turn)
+        cut = cuts.find(batch) if number else None
+        index = cut.index if cut is not None else read_index(blobs, batch)
+        fold = _recover(blobs, turn, index)
         undo.callback(fold.close)
-        outcomes = bytearray(fold.outcomes)
+        outcomes = cut.mask(number, fold.outcomes) if cut is not None else bytearray(fold.outcomes)
         invalid = find_invalid_lines(index, outcomes, batch)
         for line in invalid.lines:
             outcomes[line] = Outcome.REFUSED
@@ -53,19 +57,14 @@ def begin_turn(blobs: Blobs, turn: Turn, *, reuse: bool) -> Begun:
                 outcomes[line] = Outcome.REFUSED
         plan = plan_lines(index, outcomes, reuse=reuse)
         source = undo.enter_context(blobs.open(content_key(batch.input_file_id)))
-        segment = begin_segment(blobs, batch.id, turn.epoch, fold.fences, durably=turn.is_takeover)
+        segment = begin_segment(blobs, batch.id, turn.epoch, fold.fences, slice_number=number, durably=turn.is_takeover)
         undo.pop_all()
-        return Begun(index, fold, invalid, unsendable, plan, sum_needs(index, plan), source, segment)
+        return Begun(index, cut, fold, invalid, unsendable, plan, sum_needs(index, plan), source, segment)
 
 
-def _recover(blobs: Blobs, turn: Turn) -> tuple[LineIndex, Fold]:
-    """The index of the input, and what the journal says became of each line; the fold is for the caller to close."""
-    batch = turn.batch
-    index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))
-    if len(index) != batch.counts.total:
-        message = f"The index of file {batch.input_file_id} has {len(index)} lines, its row {batch.counts.total}."
-        raise StoreCorrupt(message)
-    fold = Fold(blobs, batch.id, len(index))
+def _recover(blobs: Blobs, turn: Turn, index: LineIndex) -> Fold:
+    """What the journal says became of each line of the turn; for the caller to close."""
+    fold = Fold(blobs, turn.batch.id, len(index), slice_number=turn.slice_number)
     try:
         fold.refresh()
         for segment, size_bytes in fold.passed_over:
@@ -73,7 +72,7 @@ def _recover(blobs: Blobs, turn: Turn) -> tuple[LineIndex, Fold]:
     except BaseException:
         fold.close()
         raise
-    return index, fold
+    return fold
 
 
 @functools.lru_cache(maxsize=1024)

@@ -4,6 +4,7 @@ from .holds import JournalHold, JournalHolds
 from .line_models import LineModels
 from .progress import Progress
 from .record import Record, StoredRecord
+from .sliced_tail import SlicedTail
 from .tail import Finished, Tail
 from .writer import SegmentWriter, SyncGroup, begin_segment, fence
 
@@ -17,6 +18,7 @@ __all__ = [
     "Progress",
     "Record",
     "SegmentWriter",
+    "SlicedTail",
     "StoredRecord",
     "SyncGroup",
     "Tail",

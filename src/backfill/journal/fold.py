@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from backfill.batch import Counts, Outcome, UsageRow
-from backfill.journal.chain import Chain
+from backfill.journal.chain import Chain, SegmentName
 from backfill.journal.ledger import Ledger
 from backfill.journal.line_models import LineModels
 from backfill.journal.record import StoredRecord
@@ -46,22 +46,27 @@ class Fold:
         models: LineModels | None = None,
         *,
         keeps_times: bool = False,
+        slice_number: int | None = None,
     ) -> None:
-        """Without `models`, what was used is that of one model without a name."""
+        """Without `models`, what was used is that of one model without a name.
+
+        `slice_number`: of one slice only, or of a batch that was not cut (0); None: of all there is.
+        """
         self._lines = lines
         self._models = models or LineModels.unknown(lines)
         self._keeps_times = keeps_times
+        self._slice_number = slice_number
         self._blobs = blobs
         self._batch_id = batch_id
         self._begin()
 
     def _begin(self) -> None:
         lines = self._lines
-        self._chain = Chain(self._blobs, self._batch_id)
-        self._counted: dict[int, SegmentReader] = {}
-        """Epoch -> segment, oldest first, of those that were read."""
+        self._chain = Chain(self._blobs, self._batch_id, self._slice_number)
+        self._counted: dict[SegmentName, SegmentReader] = {}
+        """Those that were read, the oldest of each slice first."""
         self._segments: list[SegmentReader] = []
-        self._number_of: dict[int, int] = {}
+        self._number_of: dict[SegmentName, int] = {}
         self.outcomes = bytearray(lines)
         """One byte a line: 0, or the number of its `Outcome`."""
         self.finished_at_ms = array("Q", bytes(8 * lines)) if self._keeps_times else None
@@ -83,18 +88,18 @@ class Fold:
             self._begin()
             counted = self._chain.look()
         self._counted = counted
-        for epoch, segment in counted.items():
-            number = self._number_of.get(epoch)
+        for name, segment in counted.items():
+            number = self._number_of.get(name)
             if number is None:
                 self._segments.append(segment)
-                number = self._number_of[epoch] = len(self._segments) - 1
+                number = self._number_of[name] = len(self._segments) - 1
             for records in segment.read_pieces():
                 self._take(records, number)
 
     @property
     def fences(self) -> dict[int, int]:
-        """Epoch -> how far that segment was read, for the header of the next one."""
-        return {epoch: segment.end_bytes for epoch, segment in self._counted.items()}
+        """Epoch -> how far that segment was read, for the header of the next one of the batch or the one slice."""
+        return {name.epoch: segment.end_bytes for name, segment in self._counted.items()}
 
     @property
     def counts(self) -> Counts:

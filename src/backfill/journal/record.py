@@ -1,6 +1,7 @@
 """The bytes of a segment: one header, then records. docs/journal.md tells the format and why it is so. Pure.
 
-    header  magic (8) | epoch (u64) | batch id (40, padded with NUL) | how many fences (u32)
+    header  magic (8) | epoch (u64) | batch id (40, padded with NUL; of a slice with its number behind it, four digits)
+            | how many fences (u32)
             | for each: epoch (u64), bytes of its segment that count (u64) | CRC-32 of these (u32)
     record  length of the rest (u32) | CRC-32 of the rest (u32) | line (u32) | outcome (6 bits) and, as the highest
             bits, whether it was reused and whether audio was heard (u8) | tries (u8) | status (u16)
@@ -106,12 +107,13 @@ class Header(NamedTuple):
     """Epoch of an older segment -> how many of its bytes count; of one that is not named, none. None: all of all."""
 
 
-def encode_header(batch_id: str, epoch: int, fences: Mapping[int, int] | None = None) -> bytes:
-    """The first bytes of a segment."""
+def encode_header(batch_id: str, epoch: int, fences: Mapping[int, int] | None = None, slice_number: int = 0) -> bytes:
+    """The first bytes of a segment of a batch, or of one slice of it."""
+    owner = _name_owner(batch_id, slice_number)
     if fences is None:
-        content = _HEADER.pack(_MAGIC_UNFENCED, epoch, batch_id.encode())
+        content = _HEADER.pack(_MAGIC_UNFENCED, epoch, owner)
     else:
-        content = _HEADER.pack(_MAGIC, epoch, batch_id.encode()) + _COUNT.pack(len(fences))
+        content = _HEADER.pack(_MAGIC, epoch, owner) + _COUNT.pack(len(fences))
         content += b"".join(_FENCE.pack(*fence) for fence in sorted(fences.items()))
     return content + _CRC.pack(zlib.crc32(content))
 
@@ -125,17 +127,26 @@ def measure_header(data: bytes) -> int:
     return _FENCES_AT + int(_COUNT.unpack_from(data, _HEADER.size)[0]) * _FENCE.size + _CRC.size
 
 
-def decode_header(data: bytes, batch_id: str) -> Header:
-    """The header that is `data`; raises StoreCorrupt if it is none of this batch."""
+def decode_header(data: bytes, batch_id: str, slice_number: int = 0) -> Header:
+    """The header that is `data`; raises StoreCorrupt if it is none of this batch, or of this slice of it."""
     if len(data) >= HEADER_BYTES and len(data) == measure_header(data):
         content_bytes = len(data) - _CRC.size
         magic, epoch, owner = _HEADER.unpack_from(data)
         is_whole = _CRC.unpack_from(data, content_bytes)[0] == zlib.crc32(data[:content_bytes])
-        if is_whole and magic in (_MAGIC, _MAGIC_UNFENCED) and owner.rstrip(b"\0") == batch_id.encode():
+        if (
+            is_whole
+            and magic in (_MAGIC, _MAGIC_UNFENCED)
+            and owner.rstrip(b"\0") == _name_owner(batch_id, slice_number)
+        ):
             fences = None if magic == _MAGIC_UNFENCED else dict(_FENCE.iter_unpack(data[_FENCES_AT:content_bytes]))
             return Header(epoch, len(data), fences)
     message = f"A journal segment of batch {batch_id} has a damaged header."
     raise StoreCorrupt(message)
+
+
+def _name_owner(batch_id: str, slice_number: int) -> bytes:
+    # The id of a batch has 36 characters: a segment that comes under another slice's name is known by this.
+    return (f"{batch_id}{slice_number:04d}" if slice_number else batch_id).encode()
 
 
 def encode_record(record: Record) -> bytes:

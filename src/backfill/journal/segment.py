@@ -32,10 +32,11 @@ _log = structlog.get_logger(__name__)
 class SegmentReader:
     """How far one segment of a batch's journal has been read. Blocks on disk: call it in a worker thread."""
 
-    def __init__(self, blobs: Blobs, key: str, batch_id: str) -> None:
+    def __init__(self, blobs: Blobs, key: str, batch_id: str, slice_number: int = 0) -> None:
         self._blob = blobs.open_segment(key)
         self.key = key
         self._batch_id = batch_id
+        self._slice_number = slice_number
         self._header: Header | None = None
         self._header_sought_in_bytes = 0
         self._position = 0
@@ -124,7 +125,7 @@ class SegmentReader:
         if len(data) < length <= _LONGEST_HEADER_BYTES:
             data = self._blob.read(0, length)
         try:
-            return decode_header(data[:length], self._batch_id)
+            return decode_header(data[:length], self._batch_id, self._slice_number)
         except StoreCorrupt as error:
             _log.warning("journal segment ignored", segment=self.key, reason=error.message)
             return None

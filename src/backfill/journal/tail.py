@@ -9,12 +9,12 @@ next one be about to write where it ends. So somebody who reads beside other pro
 then asks the batch's row whether that turn is still the last one (`is_settled`), and only then reads up to there.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import NamedTuple
 
 from backfill.batch import Batch, Outcome
 from backfill.errors import StoreCorrupt
-from backfill.journal.chain import Chain
+from backfill.journal.chain import Chain, SegmentName
 from backfill.journal.record import StoredRecord
 from backfill.journal.segment import SegmentReader
 from backfill.store import Blobs
@@ -41,7 +41,7 @@ class Tail:
         """How many lines are still to be passed over."""
         self._batch_id = batch_id
         self._is_shared = is_shared
-        self._chain = Chain(blobs, batch_id)
+        self._chain = Chain(blobs, batch_id, 0)
         self._seen: list[tuple[SegmentReader, int]] = []
         self._newest = 0
         self._is_finished = bytearray(lines)
@@ -51,7 +51,7 @@ class Tail:
         """Note how far the journal goes now."""
         counted = self._chain.look()
         self._seen = [(segment, segment.measure()) for segment in counted.values()]
-        self._newest = max(counted, default=0)
+        self._newest = _find_newest(counted)
         if any(segment.is_overrun for segment in counted.values()):
             message = f"The journal of batch {self._batch_id} counts less far than it was read."
             raise StoreCorrupt(message)
@@ -65,7 +65,7 @@ class Tail:
         """
         if batch.epoch == self._newest:
             return True
-        return batch.holder is None and max(self._chain.look(), default=0) == self._newest
+        return batch.holder is None and _find_newest(self._chain.look()) == self._newest
 
     def begin_pass(self) -> None:
         """From now on read what was noted, up to there."""
@@ -119,3 +119,7 @@ class Tail:
                 if record.line < len(self._is_finished) and not self._is_finished[record.line]:
                     self._is_finished[record.line] = 1
                     yield segment, record
+
+
+def _find_newest(names: Iterable[SegmentName]) -> int:
+    return max((name.epoch for name in names), default=0)

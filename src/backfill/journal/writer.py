@@ -21,17 +21,24 @@ UNSYNCED_BYTES_LIMIT = 64 << 20
 
 
 def begin_segment(
-    blobs: Blobs, batch_id: str, epoch: int, fences: Mapping[int, int] | None = None, *, durably: bool = False
+    blobs: Blobs,
+    batch_id: str,
+    epoch: int,
+    fences: Mapping[int, int] | None = None,
+    *,
+    slice_number: int = 0,
+    durably: bool = False,
 ) -> SegmentFile:
     """The file of a new segment, with its header; raises StoreUnavailable if it exists. Blocks on disk.
 
     `fences`: how many bytes of each older segment count, as `Fold.fences` gives them; None: all, as nobody writes any
-    more to one. `durably`: on disk when this returns.
+    more to one. `slice_number`: of which slice of a batch that was cut. `durably`: on disk when this returns.
     """
     if max(fences or (), default=0) >= epoch:
         # The turn was lost while it was opened, or the row is an older copy.
         raise StoreUnavailable(f"The journal of batch {batch_id} has a segment of a later turn.")
-    file = blobs.append_to(segment_key(batch_id, epoch), encode_header(batch_id, epoch, fences))
+    header = encode_header(batch_id, epoch, fences, slice_number)
+    file = blobs.append_to(segment_key(batch_id, epoch, slice_number), header)
     if durably:
         try:
             file.sync()
@@ -41,15 +48,15 @@ def begin_segment(
     return file
 
 
-def fence(blobs: Blobs, batch_id: str, lines: int, epoch: int) -> None:
+def fence(blobs: Blobs, batch_id: str, lines: int, epoch: int, slice_number: int = 0) -> None:
     """Begin a segment in which nothing will stand: what others write from now on does not count.
 
     As `begin_segment`: it blocks on disk, where it is when this returns.
     """
-    fold = Fold(blobs, batch_id, lines)
+    fold = Fold(blobs, batch_id, lines, slice_number=slice_number)
     try:
         fold.refresh()
-        begin_segment(blobs, batch_id, epoch, fold.fences, durably=True).close()
+        begin_segment(blobs, batch_id, epoch, fold.fences, slice_number=slice_number, durably=True).close()
     finally:
         fold.close()
 
@@ -106,11 +113,17 @@ def _sync(file: SegmentFile) -> StoreUnavailable | None:
 class SegmentWriter:
     """One holder's segment of a batch's journal. After a failed write nothing more can be appended to it."""
 
-    def __init__(self, file: SegmentFile, syncs: SyncGroup | None = None, *, stays: bool = False) -> None:
-        """`file` has its header; with `stays` it is kept though no record comes to stand in it."""
+    def __init__(
+        self, file: SegmentFile, syncs: SyncGroup | None = None, *, stays: bool = False, is_one_of_many: bool = False
+    ) -> None:
+        """`file` has its header; with `stays` it is kept though no record comes to stand in it.
+
+        `is_one_of_many`: of a batch whose readers have many segments to look at: they are told when it is over.
+        """
         self._file = file
         self._header_bytes = file.size_bytes
         self._stays = stays
+        self._is_one_of_many = is_one_of_many
         self._group_records = file.group_records
         self._syncs = syncs or SyncGroup()
         self._loop = asyncio.get_running_loop()
@@ -164,6 +177,8 @@ class SegmentWriter:
         # Readers keep each segment open: while a disk is full, turn after turn would leave them another empty one.
         if self._file.size_bytes <= self._header_bytes and not self._stays:
             await asyncio.to_thread(self._file.discard)
+        elif self._is_one_of_many and self._failure is None:
+            await asyncio.to_thread(self._file.end)
         self._file.close()
 
     def _write_pending(self) -> None:

@@ -20,10 +20,11 @@ from .keys import (
     PENDING_FACTS,
     QUARANTINE_PREFIX,
     REMOVED_PREFIX,
+    chain_prefix,
     content_key,
     facts_key,
     file_prefix,
-    find_epoch,
+    find_turn,
     index_key,
     journal_prefix,
     origin_key,
@@ -43,10 +44,12 @@ from .opening import open_blobs
 from .permissions import Closed, close_to_others, create_private, make_folder
 from .place import read_place
 from .probe import ROOM_MIN_BYTES, probe_folder
-from .queue import EndedBatch, QueuedBatch, read_ended, read_queue
+from .queue import EndedBatch, QueuedBatch, count_slices_left, read_ended, read_queue
 from .reservations import UNSENT, Claim, EndedUsage, Reservations
+from .slice_claims import ClaimedSlice, Lease
+from .slices import Slices
 from .sqlite import DATABASE, SqliteDriver
-from .turn_order import Lease, Wanted
+from .turn_order import Claimed, Wanted
 from .usage import BatchUsage, UsageRecords
 from .webhooks import WebhookKind, find_webhooks
 from .workers import Workers
@@ -76,6 +79,8 @@ __all__ = [
     "Blobs",
     "ChangeMark",
     "Claim",
+    "Claimed",
+    "ClaimedSlice",
     "Closed",
     "DataSize",
     "Driver",
@@ -93,20 +98,23 @@ __all__ = [
     "QueuedBatch",
     "Reservations",
     "SegmentFile",
+    "Slices",
     "SqliteDriver",
     "UsageRecords",
     "Wanted",
     "WebhookKind",
     "Workers",
     "begin_facts",
+    "chain_prefix",
     "choose_driver",
     "close_to_others",
     "confirm_facts",
     "content_key",
+    "count_slices_left",
     "create_private",
     "facts_key",
     "file_prefix",
-    "find_epoch",
+    "find_turn",
     "find_webhooks",
     "index_key",
     "is_unfinished",

@@ -100,6 +100,9 @@ class SegmentFile(Protocol):
     def sync(self) -> None:
         """Have the store hold all that was written before the call; raises StoreUnavailable."""
 
+    def end(self) -> None:
+        """Tell readers that nothing more comes, if they would look again and again."""
+
     def close(self) -> None:
         """Give back what it holds; safe to call twice, and in the event loop."""
 

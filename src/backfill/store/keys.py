@@ -9,10 +9,11 @@ __all__ = [
     "PENDING_FACTS",
     "QUARANTINE_PREFIX",
     "REMOVED_PREFIX",
+    "chain_prefix",
     "content_key",
     "facts_key",
     "file_prefix",
-    "find_epoch",
+    "find_turn",
     "index_key",
     "journal_prefix",
     "origin_key",
@@ -93,12 +94,25 @@ def journal_prefix(batch_id: str) -> str:
     return f"{JOURNALS_PREFIX}/{batch_id}"
 
 
-def segment_key(batch_id: str, epoch: int) -> str:
-    """The segment that the holder of the `epoch`-th turn writes; sorts by epoch."""
-    return f"{journal_prefix(batch_id)}/{epoch:010d}.segment"
+def segment_key(batch_id: str, epoch: int, slice_number: int = 0) -> str:
+    """The segment that the holder of the `epoch`-th turn writes; those of one slice sort by epoch.
+
+    `slice_number`: of which slice of a batch that was cut, from 1; 0: the batch was not.
+    """
+    of_slice = f"{slice_number:04d}-" if slice_number else ""
+    return f"{journal_prefix(batch_id)}/{of_slice}{epoch:010d}.segment"
 
 
-def find_epoch(key: str) -> int | None:
-    """Which turn's segment has this key; None: it is no segment's."""
-    digits = key.rpartition("/")[2].partition(".")[0]
-    return int(digits) if digits.isdecimal() else None
+def find_turn(key: str) -> tuple[int, int] | None:
+    """Slice and epoch of the turn whose segment has this key; None: it is no segment's."""
+    of_slice, _, digits = key.rpartition("/")[2].partition(".")[0].rpartition("-")
+    if not digits.isdecimal() or not (of_slice.isdecimal() or not of_slice):
+        return None
+    return int(of_slice or 0), int(digits)
+
+
+def chain_prefix(key: str) -> str:
+    """With what the keys of all segments begin that are of the same slice as this one, and no others."""
+    folder, _, name = key.rpartition("/")
+    of_slice, dash, _ = name.rpartition("-")
+    return f"{folder}/{of_slice}{dash}"

@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, select
+from sqlalchemy import Connection, bindparam, or_, select
 
 from backfill.store.database import Database
-from backfill.store.schema import batches, leases, workers
+from backfill.store.schema import batches, leases, slices, workers
+from backfill.store.slice_claims import NONE_FREE
 
 __all__ = ["Leases", "list_changes_to_free"]
 
@@ -73,7 +74,10 @@ class Leases:
 def list_changes_to_free(holders: str) -> tuple[Any, ...]:
     """What is written once holders are known to be dead whose names begin so."""
     return (
-        batches.update().where(batches.c.holder.startswith(holders, autoescape=True)).values(holder=None),
+        batches.update()
+        .where(or_(batches.c.holder.startswith(holders, autoescape=True), batches.c.holder == NONE_FREE))
+        .values(holder=None),
+        slices.update().where(slices.c.holder.startswith(holders, autoescape=True)).values(holder=None),
         leases.delete().where(leases.c.holder.startswith(holders, autoescape=True)),
         workers.delete().where(workers.c.id.startswith(holders, autoescape=True)),
     )

@@ -19,14 +19,15 @@ from backfill.store.paging import behind, in_order
 from backfill.store.reservations import BatchWatcher
 from backfill.store.revision import bring_up_to_date, check_revision
 from backfill.store.rows import encode_values, to_batch, to_file, to_values
-from backfill.store.schema import batches, files, secrets
+from backfill.store.schema import batches, files, secrets, slices
+from backfill.store.slice_claims import Lease, make_slices
 from backfill.store.sqlite import SqliteDriver
 from backfill.store.turn_order import (
     BATCHES_IN_STATE,
     BY_TURN,
     LATEST_MS,
     Choose,
-    Lease,
+    Claimed,
     Wanted,
     claim_next,
     find_next,
@@ -40,6 +41,7 @@ _ACTIVE = [state for state in State if not state.is_final]
 _ALL = 1 << 62
 _ADD_FILE = files.insert()
 _ADD_BATCH = batches.insert()
+_ADD_SLICE = slices.insert()
 _FILE = select(files).where(files.c.id == bindparam("sought"))
 _OWN_FILE = _FILE.where(
     files.c.owner == bindparam("owner"),
@@ -273,7 +275,7 @@ class Metadata:
         """Batches that are due first, and batches that are next in their owners' round."""
         return await self._database.look(lambda connection: find_next(connection, wanted))
 
-    async def claim(self, wanted: Wanted, choose: Choose, lease: Lease) -> list[Batch]:
+    async def claim(self, wanted: Wanted, choose: Choose, lease: Lease) -> list[Claimed]:
         """What `choose` takes of what `find_next` gives, leased in the same transaction.
 
         For databases that lock rows: what another process is about to take is not seen, so nobody is in nobody's way.
@@ -316,8 +318,9 @@ class Metadata:
         epoch: int | None = None,
         values: dict[str, Any],
         new_files: Sequence[File] = (),
+        new_slices: int = 0,
     ) -> bool:
-        """Change the row if it is still in `state` and at `epoch`, and add `new_files` in the same transaction.
+        """Change the row if it is still in `state` and at `epoch`, and add files or slices in the same transaction.
 
         Returns False, and writes nothing, if it is not.
         """
@@ -328,14 +331,20 @@ class Metadata:
         def make(connection: Connection) -> bool:
             if connection.execute(query, wanted).rowcount != 1:
                 return False
-            for watcher in self._watchers:
-                watcher.note_changed(batch_id, values)
+            self.note_changed(batch_id, values)
             if rows:
                 connection.execute(_ADD_FILE, rows)
+            if new_slices:
+                connection.execute(_ADD_SLICE, make_slices(batch_id, new_slices))
             return True
 
         # One row, and only as it is expected: right beside whatever else is written.
         return await self._database.write(make, alone=False)
+
+    def note_changed(self, batch_id: str, values: Mapping[str, Any]) -> None:
+        """These columns of a row are changed in the transaction that is being carried out, by a module beside this."""
+        for watcher in self._watchers:
+            watcher.note_changed(batch_id, values)
 
     async def free_turns(self, holders: str = "") -> None:
         """Forget all that holders have whose names begin so; only for who knows that they are dead."""

@@ -1,16 +1,17 @@
 """What waits and what was done of late, as forecasts need it: a few columns of many rows."""
 
+from collections.abc import Collection
 from typing import Any
 
 import msgspec
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.engine import Row
 
 from backfill.batch import Counts, Reservation, State
 from backfill.store.database import Database
-from backfill.store.schema import batches
+from backfill.store.schema import batches, slices
 
-__all__ = ["EndedBatch", "QueuedBatch", "read_ended", "read_queue"]
+__all__ = ["EndedBatch", "QueuedBatch", "count_slices_left", "read_ended", "read_queue"]
 
 
 class QueuedBatch(msgspec.Struct, frozen=True):
@@ -26,6 +27,7 @@ class QueuedBatch(msgspec.Struct, frozen=True):
     deadline_at_ms: int
     counts: Counts
     reserved: dict[str, Reservation]
+    slices: int = 0
 
 
 class EndedBatch(msgspec.Struct, frozen=True):
@@ -46,6 +48,11 @@ _QUEUE = (
     .order_by(batches.c.deadline_at_ms)
     .limit(bindparam("most"))
 )
+_SLICES_LEFT = (
+    select(slices.c.batch_id, func.count().label("left"))
+    .where(slices.c.batch_id.in_(bindparam("sought", expanding=True)), slices.c.drained_as.is_(None))
+    .group_by(slices.c.batch_id)
+)
 _ENDED = (
     select(*(batches.c[name] for name in EndedBatch.__struct_fields__))
     .where(
@@ -63,6 +70,11 @@ async def read_queue(database: Database, most: int) -> list[QueuedBatch]:
     """Batches of which lines are to be sent, those with the earliest deadlines if there are more than `most`."""
     rows = await database.read(_QUEUE, {"most": most})
     return [msgspec.convert(_to_dict(row), QueuedBatch) for row in rows]
+
+
+async def count_slices_left(database: Database, batch_ids: Collection[str]) -> dict[str, int]:
+    """Batch that was cut -> of how many of its slices lines are to be sent."""
+    return {row.batch_id: row.left for row in await database.read(_SLICES_LEFT, {"sought": [*batch_ids]})}
 
 
 async def read_ended(database: Database, most: int) -> list[EndedBatch]:

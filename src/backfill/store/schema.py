@@ -16,7 +16,7 @@ from sqlalchemy import (
     text,
 )
 
-__all__ = ["api_keys", "batches", "files", "leases", "metadata", "secrets", "workers"]
+__all__ = ["api_keys", "batches", "files", "leases", "metadata", "secrets", "slices", "workers"]
 
 metadata = MetaData()
 
@@ -82,6 +82,8 @@ batches = Table(
     Column("own_webhook_url", Text),
     Column("own_webhook_due_at_ms", BigInteger),
     Column("own_webhook_tries", Integer, nullable=False, server_default="0"),
+    # Into how many slices it was cut when it was admitted; 0: it was not.
+    Column("slices", Integer, nullable=False, server_default="0"),
     Index("batches_by_owner", "owner", "created_at_ms"),
     # In the order in which turns are given, so that the next one is found without looking at the others.
     Index("batches_by_turn", "state", "deadline_at_ms", "created_at_ms", "id"),
@@ -93,6 +95,19 @@ batches = Table(
     Index("batches_by_own_webhook", "own_webhook_due_at_ms"),
     # What was used since some day is read from the rows of batches that ended since, and of no others.
     Index("batches_by_end", "ended_at_ms", "id", "owner", "created_at_ms"),
+)
+
+# Parts of large batches, for several processes to work on: the turn of each as a batch has one, and as how many-th of
+# its batch it was drained.
+slices = Table(
+    "slices",
+    metadata,
+    Column("batch_id", String(64), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("holder", String(64)),
+    Column("lease_until_ms", BigInteger, nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("drained_as", Integer),
 )
 
 api_keys = Table(

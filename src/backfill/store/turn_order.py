@@ -7,15 +7,15 @@ thousand batches waiting as with ten.
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import msgspec
 from sqlalchemy import Connection, bindparam, or_, select, text, update
 from sqlalchemy.engine import Row
 
 from backfill.batch import Batch, State
 from backfill.store.rows import to_batch
 from backfill.store.schema import batches
+from backfill.store.slice_claims import ClaimedSlice, Lease, claim_slices
 
-__all__ = ["BATCHES_IN_STATE", "BY_TURN", "LATEST_MS", "Choose", "Lease", "Wanted", "claim_next", "find_next"]
+__all__ = ["BATCHES_IN_STATE", "BY_TURN", "LATEST_MS", "Choose", "Claimed", "Wanted", "claim_next", "find_next"]
 
 LATEST_MS = 1 << 62
 BY_TURN = (batches.c.deadline_at_ms, batches.c.created_at_ms, batches.c.id)
@@ -128,11 +128,11 @@ class Wanted(NamedTuple):
     """How many of those that are due first."""
 
 
-class Lease(NamedTuple):
-    """Who takes a turn, and until when."""
+class Claimed(NamedTuple):
+    """A batch, and what was leased of it: slice 0 is all of it."""
 
-    holder: str
-    lease_until_ms: int
+    batch: Batch
+    slice: ClaimedSlice
 
 
 Choose = Callable[[Sequence[Batch], Sequence[Batch]], list[Batch]]
@@ -149,12 +149,19 @@ def find_next(connection: Connection, wanted: Wanted) -> tuple[list[Batch], list
     return [*map(to_batch, due_first)], [*map(to_batch, _find_in_round(connection, wanted))]
 
 
-def claim_next(connection: Connection, wanted: Wanted, choose: Choose, lease: Lease) -> list[Batch]:
-    """What is chosen of these, leased."""
+def claim_next(connection: Connection, wanted: Wanted, choose: Choose, lease: Lease) -> list[Claimed]:
+    """What is chosen of these, leased; of a batch that was cut its next slice, if one is free."""
     chosen = choose(*find_next(connection, wanted))
-    if chosen:
-        connection.execute(_LEASE, {"chosen": [batch.id for batch in chosen]} | lease._asdict())
-    return [msgspec.structs.replace(batch, epoch=batch.epoch + 1) for batch in chosen]
+    whole = [batch for batch in chosen if not batch.slices]
+    if whole:
+        connection.execute(_LEASE, {"chosen": [batch.id for batch in whole]} | lease._asdict())
+    # Their rows as they were found tell who had them before.
+    claimed = [Claimed(batch, ClaimedSlice(0, batch.epoch + 1, batch.holder is not None)) for batch in whole]
+    for batch in chosen:
+        if batch.slices:
+            taken = claim_slices(connection, batch, lease, wanted.free_at_ms)
+            claimed += [Claimed(batch, one) for one in taken]
+    return claimed
 
 
 def _find_in_round(connection: Connection, wanted: Wanted) -> Sequence[Row[Any]]:

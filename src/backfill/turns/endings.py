@@ -5,14 +5,16 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import msgspec
 import structlog
 
 from backfill.batch import Batch, BatchProblem, Counts, Event, File, State, UsageRow, advance
-from backfill.store import Metadata
+from backfill.store import Lease, Metadata, Slices
 from backfill.turns.bell import Bell
 from backfill.turns.neighbours import Company
 from backfill.turns.setbacks import Setbacks
-from backfill.turns.taking import Taking, Turn
+from backfill.turns.taking import Taking
+from backfill.turns.turn import Turn
 
 __all__ = ["BATCHES_AT_ONCE", "HELD", "LEASE_MS", "Endings", "let_go", "now_ms"]
 
@@ -46,7 +48,8 @@ class Endings:
         self._neighbours = company.neighbours
         self._holder = company.holder
         self._place = company.place
-        self._taking = Taking(metadata, company.holder, lease_ms)
+        self._slices = Slices(metadata)
+        self._taking = Taking(metadata, self._slices, company.holder, lease_ms)
         self._bells: list[Bell] = []
         self._watchers: list[Callable[[str], None]] = []
 
@@ -78,18 +81,35 @@ class Endings:
     async def find_closable(self, besides: Collection[str] = ()) -> list[Batch]:
         """The most urgent batches of which no line is sent any more and nobody holds a turn, without `besides`."""
         closing = [state for state in State if state.is_closing]
-        free_at_ms = self._clock_ms()
-        return await self._metadata.find_batches(closing, free_at_ms=free_at_ms, besides=besides, limit=BATCHES_AT_ONCE)
+        now = self._clock_ms()
+        found = await self._metadata.find_batches(closing, free_at_ms=now, besides=besides, limit=BATCHES_AT_ONCE)
+        cut = [batch.id for batch in found if batch.slices]
+        busy = await self._slices.find_busy(cut, now) if cut else set()
+        return [batch for batch in found if batch.id not in busy]
 
     async def take_closable(self, batches: Sequence[Batch]) -> list[Turn]:
         """Lease batches that `find_closable` gave; those at which another process was first are left out."""
-        until_ms = self._clock_ms() + self._lease_ms
-        leased = await asyncio.gather(*(self._taking.lease(batch, until_ms) for batch in batches))
+        leased = await asyncio.gather(*(self._take_closing(batch, self._clock_ms()) for batch in batches))
         return [turn for turn in leased if turn is not None]
+
+    async def note_fenced(self, turn: Turn) -> None:
+        """Nobody writes to a batch's slices any more that are to be fenced before it is closed."""
+        if turn.overdue:
+            await self._slices.note_fenced(turn.batch.id, turn.overdue)
 
     async def let_go(self, turn: Turn, *, is_fenced: bool) -> None:
         """Free a batch that was leased to be closed, and was not; `is_fenced` as for `give_back`."""
         await self._metadata.change_batch(turn.batch.id, epoch=turn.epoch, values=let_go(is_fenced=is_fenced))
+
+    async def _take_closing(self, batch: Batch, now: int) -> Turn | None:
+        lease = Lease(self._holder, now + self._lease_ms)
+        if not batch.slices:
+            return await self._taking.lease(batch, lease.lease_until_ms)
+        overdue = await self._slices.claim_closing(batch, lease, now)
+        if overdue is None:
+            return None
+        leased = msgspec.structs.replace(batch, epoch=batch.epoch + 1, holder=self._holder)
+        return Turn(leased, leased.epoch, is_takeover=bool(overdue), overdue=tuple(overdue))
 
     async def close(
         self, batch: Batch, counts: Counts, output: File | None, error: File | None, usage: tuple[UsageRow, ...] = ()
@@ -115,6 +135,18 @@ class Endings:
             return False
         self._note_end(batch, state, counts)
         return True
+
+    async def fail_turn(self, turn: Turn, problem: BatchProblem, *, is_fenced: bool) -> bool:
+        """As `fail`, by the holder of a turn."""
+        if not turn.slice_number:
+            return await self.fail(turn.batch, problem, epoch=turn.epoch, is_fenced=is_fenced)
+        values = {"problems": (problem,), "problem_count": 1, "closing_at_ms": self._clock_ms(), "holder": None}
+        failed = {state: values | {"state": advance(state, Event.FAIL)} for state in HELD}
+        batch_id, number = turn.batch.id, turn.slice_number
+        is_failed = await self._slices.fail(batch_id, number, turn.epoch, failed, is_fenced=is_fenced)
+        if is_failed:
+            self._ring()
+        return is_failed
 
     async def fail(
         self, batch: Batch, problem: BatchProblem, *, epoch: int | None = None, is_fenced: bool = True
@@ -155,10 +187,16 @@ class Endings:
         }
 
     async def _find_held(self, turns: Collection[Turn], state: State) -> set[str]:
-        if not turns:
-            return set()
-        epochs = await self._metadata.find_epochs(state, [turn.batch.id for turn in turns])
-        return {turn.batch.id for turn in turns if epochs.get(turn.batch.id) == turn.epoch}
+        whole = [turn for turn in turns if not turn.slice_number]
+        cut = [turn for turn in turns if turn.slice_number]
+        held: set[str] = set()
+        if whole:
+            epochs = await self._metadata.find_epochs(state, [turn.batch.id for turn in whole])
+            held |= {turn.name for turn in whole if epochs.get(turn.batch.id) == turn.epoch}
+        if cut:
+            of_slices = await self._slices.find_epochs(state, {turn.batch.id for turn in cut})
+            held |= {turn.name for turn in cut if of_slices.get((turn.batch.id, turn.slice_number)) == turn.epoch}
+        return held
 
 
 def let_go(*, is_fenced: bool) -> dict[str, Any]:

@@ -1,33 +1,25 @@
 """How turns are taken: which batches wait, which of them are chosen, and who has them from then on."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
 from backfill.batch import Batch, State
 from backfill.errors import StoreUnavailable
-from backfill.store import Lease, Metadata, Wanted
+from backfill.store import Claimed, Lease, Metadata, Slices, Wanted
 from backfill.turns.choice import Choice
+from backfill.turns.turn import Turn
 
-__all__ = ["Taking", "Turn"]
-
-
-class Turn(NamedTuple):
-    """A lease on the unfinished lines of one batch. The epoch grows with every turn and fences old holders out."""
-
-    batch: Batch
-    epoch: int
-    is_takeover: bool = False
-    """Whoever had the turn before has not given it back: he may write on, until a new segment fences him out."""
+__all__ = ["Taking"]
 
 
 class Taking:
     """For one holder; remembers whose turn it was."""
 
-    def __init__(self, metadata: Metadata, holder: str, lease_ms: int) -> None:
+    def __init__(self, metadata: Metadata, slices: Slices, holder: str, lease_ms: int) -> None:
         self._metadata = metadata
+        self._slices = slices
         self._holder = holder
         self._lease_ms = lease_ms
         self._last_owner = ""
@@ -52,8 +44,7 @@ class Taking:
         lease = Lease(self._holder, wanted.free_at_ms + self._lease_ms)
         taken = await self._metadata.claim(wanted, choose, lease)
         self._note_choice(choice)
-        # Their rows as they were found tell who had them before.
-        return [Turn(batch, batch.epoch, is_takeover=batch.holder is not None) for batch in taken]
+        return [_make_turn(claimed) for claimed in taken]
 
     async def _take_one_by_one(self, wanted: Wanted, begin_choice: Callable[[], Choice]) -> list[Turn]:
         choice = begin_choice()
@@ -61,13 +52,28 @@ class Taking:
         free = choice.choose(due_first, in_round, deadlines_first=self._deadlines_first)
         self._note_choice(choice)
         until_ms = wanted.free_at_ms + self._lease_ms
-        leased = await asyncio.gather(*(self.lease(batch, until_ms) for batch in free), return_exceptions=True)
-        taken = [turn for turn in leased if isinstance(turn, Turn)]
+        take = (self._take_of(batch, wanted.free_at_ms, until_ms) for batch in free)
+        leased = await asyncio.gather(*take, return_exceptions=True)
+        taken = [turn for turns in leased if not isinstance(turns, BaseException) for turn in turns]
         for failure in leased:
             # With those that are taken nobody else would begin.
             if isinstance(failure, BaseException) and not (taken and isinstance(failure, StoreUnavailable)):
                 raise failure
         return taken
+
+    async def _take_of(self, batch: Batch, now: int, until_ms: int) -> list[Turn]:
+        """A turn on the batch, or on its next slice; none if others were first."""
+        if batch.slices:
+            return await self.take_slices(batch, now, until_ms, 1)
+        turn = await self.lease(batch, until_ms)
+        return [] if turn is None else [turn]
+
+    async def take_slices(
+        self, batch: Batch, now: int, until_ms: int, most: int, besides: Collection[int] = ()
+    ) -> list[Turn]:
+        """Turns on up to `most` of the batch's free slices, without `besides`."""
+        claimed = await self._slices.claim(batch, Lease(self._holder, until_ms), now, most, besides)
+        return [_make_turn(Claimed(batch, one)) for one in claimed]
 
     def _note_choice(self, choice: Choice) -> None:
         self._last_owner = choice.last_owner or self._last_owner
@@ -80,3 +86,10 @@ class Taking:
             return None
         leased = msgspec.structs.replace(batch, epoch=epoch, holder=self._holder)
         return Turn(leased, epoch, is_takeover=batch.holder is not None)
+
+
+def _make_turn(claimed: Claimed) -> Turn:
+    batch, (number, epoch, is_takeover) = claimed
+    # Of a batch that was cut the row says nothing of a turn.
+    leased = batch if number else msgspec.structs.replace(batch, epoch=epoch)
+    return Turn(leased, epoch, is_takeover, number)

@@ -18,7 +18,7 @@ from backfill.turns.creation import AddBatch, Appraise, Attempt, BatchRequest, C
 from backfill.turns.duties import ADMISSION, Duties
 from backfill.turns.endings import BATCHES_AT_ONCE, HELD, LEASE_MS, Endings, let_go, now_ms
 from backfill.turns.neighbours import Company
-from backfill.turns.taking import Turn
+from backfill.turns.turn import Turn
 
 __all__ = ["Turn", "Turns", "now_ms"]
 
@@ -43,17 +43,20 @@ class Turns(Endings):
         add_batch: AddBatch | None = None,
         endpoints: Collection[str] = (),
         company: Company | None = None,
+        count_slices: Callable[[int], int] | None = None,
     ) -> None:
         """`appraisals` look at each new batch before its row is written, which `add_batch` does.
 
         `endpoints` are those that there may be batches for beside the known ones. `company`: the other processes on
-        the data directory; None: there are none.
+        the data directory; None: there are none. `count_slices`: into how many slices a batch of so many
+        lines is cut when it is admitted; None: none is cut.
         """
         company = company or Company(Duties(), None, str(uuid.uuid4()))
         super().__init__(metadata, clock_ms, company, announces_ends=announces_ends, lease_ms=lease_ms)
         self._pause_watchers: list[Callable[[str], None]] = []
         self._creation = Creation(metadata, limits, clock_ms, self._ring, appraisals, add_batch)
         self._endpoints = endpoints
+        self._count_slices = count_slices
 
     def watch_pauses(self, tell: Callable[[str], None]) -> None:
         """Call `tell` with the id of each batch that this process has paused, before whoever asked for it is told."""
@@ -146,10 +149,10 @@ class Turns(Endings):
         *,
         lines_per_s: float = 0.0,
     ) -> list[Turn]:
-        """Lease up to `room` batches that wait for a turn: `Choice` says which.
+        """Lease up to `room` batches that wait for a turn, or a slice of each that was cut: `Choice` says which.
 
-        `open_turns`: those on which this holder still works, whatever became of its leases. Two of its turns on one
-        batch would write two segments side by side, and a journal has its order from there being one at a time.
+        `open_turns`: those on which this holder still works, whatever became of its leases. Two of its turns on the
+        same lines would write two segments side by side, and a journal has its order from there being one at a time.
         `landing`: those that only wait for what is in flight, and hold no place. `lines_per_s`: how fast the engines
         are, as far as is known.
         """
@@ -157,42 +160,78 @@ class Turns(Endings):
             return []
         now = self._clock_ms()
 
-        being_done, besides = [turn.batch for turn in open_turns], [turn.batch.id for turn in landing]
-        return await self._taking.take(room, now, lambda: Choice(being_done, room, now, lines_per_s, besides=besides))
+        # A batch of which several slices are open takes no more of its owner's places than another.
+        held = [*{turn.batch.id: turn.batch for turn in open_turns}.values()]
+        besides = {turn.batch.id for turn in landing}
+        return await self._taking.take(room, now, lambda: Choice(held, room, now, lines_per_s, besides=besides))
+
+    async def take_slices(self, batch: Batch, most: int, besides: Collection[int]) -> list[Turn]:
+        """Lease up to `most` further slices of a batch that this holder works on, none of `besides`.
+
+        These are the slices on which he still works, whatever became of his leases.
+        """
+        now = self._clock_ms()
+        return await self._taking.take_slices(batch, now, now + self._lease_ms, most, besides)
 
     async def renew(self, turns: Collection[Turn]) -> None:
         """Push the end of these leases. A lease on which nobody works must run out, or its batch waits for ever."""
-        if turns:
-            batch_ids = [turn.batch.id for turn in turns]
-            await self._metadata.renew_turns(self._holder, batch_ids, self._clock_ms() + self._lease_ms)
+        until_ms = self._clock_ms() + self._lease_ms
+        whole = [turn.batch.id for turn in turns if not turn.slice_number]
+        cut = [(turn.batch.id, turn.slice_number) for turn in turns if turn.slice_number]
+        if whole:
+            await self._metadata.renew_turns(self._holder, whole, until_ms)
+        if cut:
+            await self._slices.renew(self._holder, cut, until_ms)
 
     async def still_running(self, turns: Collection[Turn]) -> set[str]:
-        """The ids of those batches that are IN_PROGRESS and still leased by these turns; the others must stop."""
+        """The names of those turns that still hold, and whose batches are IN_PROGRESS; the others must stop."""
         return await self._find_held(turns, State.IN_PROGRESS)
 
     async def still_paused(self, turns: Collection[Turn]) -> set[str]:
-        """The ids of those batches that are PAUSED and still leased by these turns: what is in flight may land."""
+        """The names of those turns that still hold, and whose batches are PAUSED: what is in flight may land."""
         return await self._find_held(turns, State.PAUSED)
 
-    async def give_back(self, turn: Turn, *, drained: bool, is_fenced: bool = True) -> None:
-        """End a turn. `drained`: every line has its record on disk, so the answers can be gathered.
+    async def give_back(self, turn: Turn, *, drained: bool, is_fenced: bool = True) -> bool:
+        """End a turn. `drained`: every line of it has its record on disk.
 
-        `is_fenced`: nobody writes to the journal any more, or what he writes does not count.
+        `is_fenced`: nobody writes to the journal any more, or what he writes does not count. Gives whether nothing is
+        left of the batch, so that its answers can be gathered.
 
         Raises:
             TurnLost: another holder took the batch meanwhile.
 
         """
         free = let_go(is_fenced=is_fenced)
+        now = self._clock_ms()
+        gather = {state: free | {"state": advance(state, Event.DRAIN), "closing_at_ms": now} for state in HELD}
+        if turn.slice_number:
+            is_last = await self._give_back_slice(turn, gather if drained else None, is_fenced=is_fenced)
+            self._ring()
+            return is_last
         for state in HELD if drained else ():
-            gather = {"state": advance(state, Event.DRAIN), "closing_at_ms": self._clock_ms()}
-            if await self._metadata.change_batch(turn.batch.id, state=state, epoch=turn.epoch, values=free | gather):
+            if await self._metadata.change_batch(turn.batch.id, state=state, epoch=turn.epoch, values=gather[state]):
                 self._ring()
-                return
+                return True
         if not await self._metadata.change_batch(turn.batch.id, epoch=turn.epoch, values=free):
             message = f"Another process has taken over batch {turn.batch.id}."
             raise TurnLost(message)
         self._ring()
+        return drained
+
+    async def _give_back_slice(
+        self, turn: Turn, gather: dict[State, dict[str, Any]] | None, *, is_fenced: bool
+    ) -> bool:
+        """`gather`: what is written into the batch's row, by its state, if this was its last slice; None: it is not."""
+        batch_id, number, epoch = turn.batch.id, turn.slice_number, turn.epoch
+        is_last: bool | None = False
+        if gather is not None:
+            is_last = await self._slices.drain(batch_id, number, epoch, gather)
+        elif not await self._slices.give_back(batch_id, number, epoch, is_fenced=is_fenced):
+            is_last = None
+        if is_last is None:
+            message = f"Another process has taken over slice {number} of batch {batch_id}."
+            raise TurnLost(message)
+        return is_last
 
     async def _reject(self, batch: Batch, problems: tuple[BatchProblem, ...], count: int) -> None:
         values = {"state": advance(batch.state, Event.REJECT), "problems": problems, "problem_count": count}
@@ -233,10 +272,17 @@ class Turns(Endings):
             # In one write, so that no turn is taken in between.
             now = self._clock_ms()
             state = advance(advance(batch.state, Event.ADMIT), Event.PAUSE)
-            values = {"state": state, "started_at_ms": now, "paused_at_ms": now}
-            await self._metadata.change_batch(batch.id, state=batch.state, values=values)
+            await self._begin(batch, {"state": state, "started_at_ms": now, "paused_at_ms": now})
         else:
-            await self._try_move(batch, Event.ADMIT, started_at_ms=self._clock_ms())
+            state = advance(batch.state, Event.ADMIT)
+            await self._begin(batch, {"state": state, "started_at_ms": self._clock_ms()})
+
+    async def _begin(self, batch: Batch, values: dict[str, Any]) -> None:
+        """Write that a batch was admitted, with the slices into which it is cut, unless somebody else has moved it."""
+        count = self._count_slices(batch.counts.total) if self._count_slices is not None else 0
+        cut = values | {"slices": count} if count else values
+        if await self._metadata.change_batch(batch.id, state=batch.state, values=cut, new_slices=count):
+            self._ring()
 
     async def _move_once(
         self, batch_id: str, owner: str, event: Event, moved: frozenset[State], **values: Any

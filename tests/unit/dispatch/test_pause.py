@@ -44,7 +44,7 @@ def count_sent(rooms: Rooms) -> list[str]:
 
 async def wait_for_return(rooms: Rooms, batch: Batch) -> None:
     """Until nobody holds a turn on the batch."""
-    await wait_until(lambda: batch.id not in rooms.dispatcher._open)
+    await wait_until(lambda: batch.id not in rooms.dispatcher.open_batches)
 
 
 async def pause_in_flight(rooms: Rooms, engine: NullEngine, lines: int = 20) -> Batch:

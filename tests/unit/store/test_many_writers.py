@@ -15,7 +15,7 @@ from backfill.accounts import Quota, QuotaSources
 from backfill.batch import Batch, Counts, File, FileStatus, Reservation, Standing, State
 from backfill.config import LimitsConfig
 from backfill.errors import LimitReached
-from backfill.store import Aging, Metadata
+from backfill.store import Aging, Metadata, Slices
 from backfill.store.postgres import PostgresDriver
 from backfill.turns import Turns
 from tests.support.rows import PostgresRows, RowsPlace
@@ -205,6 +205,51 @@ def test_a_batch_is_leased_to_one_worker_and_none_is_left(processes: ProcessPool
     taken = Counter(batch_id for mine in run_everywhere(processes, take_turns, url) for batch_id in mine)
     assert len(taken) == 200
     assert set(taken.values()) == {1}
+
+
+def share_slices(url: str, _number: int) -> list[int]:
+    """The slices of one batch that this holder had, who begins when all have one."""
+
+    async def work(metadata: Metadata) -> list[int]:
+        turns = Turns(metadata, LimitsConfig(), metadata.database.now_ms)
+        held = await turns.take(1)
+        while not held:
+            held = await turns.take(1)
+        holders = text("SELECT count(DISTINCT holder) AS found FROM slices")
+        while (await metadata.database.read(holders))[0].found < _PROCESSES * _THREADS:
+            pass
+        mine: list[int] = []
+        batch = held[0].batch
+        while held:
+            assert all((turn.epoch, turn.is_takeover) == (1, False) for turn in held)
+            mine += [turn.slice_number for turn in held]
+            further = await turns.take_slices(batch, 2, [turn.slice_number for turn in held])
+            await asyncio.gather(*(turns.give_back(turn, drained=True) for turn in held))
+            held = further
+        return mine
+
+    return with_metadata(url, work)
+
+
+def test_all_share_the_slices_of_one_batch_and_the_last_one_ends_it(processes: ProcessPoolExecutor, url: str) -> None:
+    count = 100
+
+    async def fill(metadata: Metadata) -> None:
+        await metadata.add_batch(make_batch("cut"))
+        await metadata.change_batch("cut", values={"slices": count}, new_slices=count)
+
+    with_metadata(url, fill)
+    shares = run_everywhere(processes, share_slices, url)
+    assert sorted(number for mine in shares for number in mine) == list(range(1, count + 1))
+    assert all(shares)
+    assert with_metadata(url, lambda metadata: metadata.get_batch("cut")).state is State.FINALIZING
+    drained = with_metadata(url, lambda metadata: Slices(metadata).list_drained("cut"))
+    assert sorted(drained) == list(range(1, count + 1))
+    assert with_metadata(url, read_places) == list(range(1, count + 1))
+
+
+async def read_places(metadata: Metadata) -> list[int]:
+    return [row.drained_as for row in await metadata.database.read(text("SELECT drained_as FROM slices ORDER BY 1"))]
 
 
 async def test_a_file_goes_or_has_a_batch_and_never_both(rows: RowsPlace) -> None:

@@ -1,6 +1,7 @@
 """Segments of journals in a store that cannot append: each is a run of objects that never change.
 
     journals/<batch>/<epoch>.segment/<number>    ten digits each, so that the list is in the order of reading
+    journals/<batch>/<slice>-<epoch>.segment/<number>    of a batch that was cut; four digits for the slice
 
 Each object is made with "only if there is none" and holds whole records; the one with number 0 holds the header. An
 object without bytes ends the run: whoever takes the next turn puts it behind what his predecessors have written, before
@@ -9,10 +10,12 @@ he reads it. So a holder that was fenced out cannot add anything any more that n
 
 import threading
 from bisect import bisect_right
+from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from backfill.errors import NotFound, StoreUnavailable
+from backfill.store.keys import chain_prefix
 from backfill.store.objects.client import LONG_PATIENCE_S, Found, ObjectClient
 from backfill.store.objects.windows import CacheRoom, WindowFile
 from backfill.store.objects.writer import reach_point
@@ -81,6 +84,11 @@ class ObjectSegment:
         self._number += 1
         reach_point("segment.synced", "sync", self._key)
 
+    def end(self) -> None:
+        """End the run, as whoever takes the next turn would: readers ask no more for what comes behind."""
+        with suppress(StoreUnavailable):
+            self._client.create(_name(self._key, self._number), b"")
+
     def close(self) -> None:
         """Nothing to give back."""
 
@@ -93,14 +101,15 @@ class ObjectSegment:
 
 
 def fence_out(client: ObjectClient, key: str) -> None:
-    """End all segments of the same batch that are older than this one; raises StoreUnavailable if there is a newer one.
+    """End all segments of the same batch, or slice of one, that are older; raises StoreUnavailable if one is newer.
 
     Its own first object has to be there already: of two that do this at the same time, at least one sees the other.
     """
     ends: dict[str, Found] = {}
-    for found in client.list_all(key.rpartition("/")[0]):
+    of_chain = chain_prefix(key)
+    for found in client.list_all(key.rpartition("/")[0], of_chain):
         segment, _, number = found.key.rpartition("/")
-        if number.isdigit():
+        if number.isdigit() and chain_prefix(segment) == of_chain:
             ends[segment] = found
     if max(ends, default=key) > key:
         raise StoreUnavailable(f"Cannot write {key}: another process has taken a later turn on the batch.")

@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Literal, NamedTuple
 
@@ -14,8 +14,8 @@ from starlette.types import Receive, Scope, Send
 from backfill.batch import Batch, Outcome, State
 from backfill.errors import Conflict, InputLost, NotFound
 from backfill.index import LineIndex
-from backfill.journal import Finished, JournalHold, Tail
-from backfill.store import Blobs, index_key, journal_prefix
+from backfill.journal import Finished, JournalHold, SlicedTail, Tail
+from backfill.store import Blobs, Metadata, Slices, index_key, journal_prefix
 from backfill.tables import Form
 from backfill.web.api.cut_stream import CutStream
 from backfill.web.api.keys import CallerOf
@@ -86,9 +86,9 @@ async def open_table(services: Services, batch: Batch, form: Form) -> ResultTabl
 
 async def _open_lines(services: Services, batch: Batch, after: int) -> "_ResultLines":
     await _check_sources(services, batch)
-    find_row = functools.partial(services.metadata.get_batch, batch.id) if services.is_shared else None
+    rows = _Rows(services.metadata, batch.id) if services.is_shared or batch.slices else None
     try:
-        return await asyncio.to_thread(_ResultLines, services.blobs, batch, after, find_row)
+        return await asyncio.to_thread(_ResultLines, services.blobs, batch, after, rows)
     except NotFound:
         raise _make_input_gone(batch) from None
 
@@ -119,15 +119,37 @@ def _check_journal(blobs: Blobs, batch: Batch) -> None:
         raise Conflict(message, code="journal_removed")
 
 
+class _Rows:
+    """What is written of a batch beside its journal."""
+
+    def __init__(self, metadata: Metadata, batch_id: str) -> None:
+        self._metadata = metadata
+        self._slices = Slices(metadata)
+        self._batch_id = batch_id
+
+    async def find(self) -> Batch:
+        """The batch as it is now."""
+        return await self._metadata.get_batch(self._batch_id)
+
+    async def list_slices(self, batch: Batch) -> Sequence[int]:
+        """The slices to which nothing more is written, as `find` has just given the batch; what came first stays so."""
+        drained = await self._slices.list_drained(batch.id)
+        if not batch.state.is_final:
+            return drained
+        # Those that a cancel or a deadline left undone. Nobody has them any more, or what he writes does not count.
+        return [*drained, *(number for number in range(1, batch.slices + 1) if number not in drained)]
+
+
 class _ResultLines:
     """Renders what the journal tells. Blocks on disk: call it in worker threads; one at a time goes in."""
 
-    def __init__(self, blobs: Blobs, batch: Batch, after: int, find_row: Callable[[], Awaitable[Batch]] | None) -> None:
-        """`find_row` reads the batch's row again; None: no other process takes turns on it."""
+    def __init__(self, blobs: Blobs, batch: Batch, after: int, rows: _Rows | None) -> None:
+        """`rows`: None: no other process takes turns on the batch, and it was not cut."""
         self._index = LineIndex.decode(blobs.read(index_key(batch.input_file_id)))
         self._batch = batch
-        self._find_row = find_row
-        self._tail = Tail(blobs, batch.id, len(self._index), after, is_shared=find_row is not None)
+        self._blobs = blobs
+        self._rows = rows
+        self._tail = Tail(blobs, batch.id, len(self._index), after, is_shared=rows is not None)
         self._lock = threading.Lock()
         self._is_closed = False
         self.is_held_back = False
@@ -135,9 +157,13 @@ class _ResultLines:
 
     async def read_on(self) -> bytes:
         """The next finished lines; nothing if no other one has finished yet, or may be given out."""
-        if self._find_row is not None and self._tail.is_through:
+        if self._rows is not None and self._tail.is_through:
             await asyncio.to_thread(self._look)
-            self.is_held_back = not await asyncio.to_thread(self._settle, await self._find_row())
+            row = await self._rows.find()
+            if row.slices:
+                await asyncio.to_thread(self._note_slices, await self._rows.list_slices(row))
+            else:
+                self.is_held_back = not await asyncio.to_thread(self._settle, row)
         return await asyncio.to_thread(self.read_finished)
 
     def read_finished(self) -> bytes:
@@ -158,8 +184,18 @@ class _ResultLines:
 
     def _look(self) -> None:
         with self._lock:
-            if not self._is_closed:
+            if not self._is_closed and not isinstance(self._tail, SlicedTail):
                 self._tail.look()
+
+    def _note_slices(self, numbers: Sequence[int]) -> None:
+        with self._lock:
+            if self._is_closed:
+                return
+            if not isinstance(self._tail, SlicedTail):
+                # Of a batch that waits to be admitted nobody knows whether it will be cut; nothing has come of it yet.
+                self._tail.close()
+                self._tail = SlicedTail(self._blobs, self._batch.id, len(self._index), self._tail.to_skip)
+            self._tail.note_slices(numbers)
 
     def _settle(self, row: Batch) -> bool:
         with self._lock:
