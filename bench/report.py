@@ -58,6 +58,7 @@ KEYS = (
     "claim_ms_sqlite",
     "claim_ms_postgres",
     "rows_postgres_over_sqlite",
+    "workers_2_over_1",
 )
 """These stand first in every report, in this order; null where they were not measured."""
 _RATIOS = {
@@ -67,6 +68,7 @@ _RATIOS = {
     "many_over_one": ("many_s", "one_s"),
     "upload_over_floor": ("upload_validate_s", "decode_floor_s"),
     "put_over_floor": ("put_validate_s", "decode_floor_s"),
+    "workers_2_over_1": ("workers_2_rps", "workers_1_rps"),
     "rows_postgres_over_sqlite": ("rows_postgres_rps", "rows_sqlite_rps"),
     "openvino_over_best_fixed": ("openvino_tokens_per_s", "openvino_best_fixed_tokens_per_s"),
     "llamacpp_over_best_fixed": ("llamacpp_tokens_per_s", "llamacpp_best_fixed_tokens_per_s"),

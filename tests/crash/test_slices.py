@@ -56,6 +56,24 @@ def test_two_workers_share_one_batch_and_each_line_runs_once(engine: NullEngine,
             assert [json.loads(line)["custom_id"] for line in found] == given[after:]
 
 
+def test_results_that_are_asked_for_before_the_batch_is_cut_come_all_the_same(
+    engine: NullEngine, tmp_path: Path
+) -> None:
+    with start(tmp_path / "data", engine, workers=0) as company:
+        batch_id = company.client.create(company.client.upload(request_lines(LINES)))
+        assert company.client.retrieve(batch_id)["status"] == "VALIDATING"
+        settings = {"server__role": "work", "dispatch__lines_per_turn": PER_TURN}
+        with (
+            company.client.stream(f"/v1/batches/{batch_id}/results?after=10") as response,
+            BackfillServer(company.data_dir, engine.url, **settings),
+        ):
+            told = [json.loads(line)["custom_id"] for line in response.iter_lines()]
+        assert company.client.retrieve(batch_id)["status"] == "COMPLETED"
+        assert len(set(told)) == len(told) == LINES - 10
+        again = company.client.request("GET", f"/v1/batches/{batch_id}/results").text.splitlines()
+        assert [json.loads(line)["custom_id"] for line in again][10:] == told
+
+
 def test_one_of_two_workers_is_killed_and_the_other_does_the_rest(engine: NullEngine, tmp_path: Path) -> None:
     with start(tmp_path / "data", engine) as company:
         batch_id = share(company, engine)

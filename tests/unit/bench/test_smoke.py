@@ -27,6 +27,7 @@ OF_THE_SERVICE = (
     "long_audio_",
     "claim_",
     "rows_postgres_",
+    "workers_",
 )
 """The beginnings of keys that other parts measure, each with a smaller test of its own."""
 
@@ -68,8 +69,8 @@ def test_the_measurements_on_null_engines_run() -> None:
 @pytest.mark.timeout(300)
 def test_the_measurements_on_databases_run() -> None:
     report = measure("scale", lines=300, timeout_s=240)
-    measured = {key for key in KEYS if key.startswith(("claim_", "rows_postgres_"))}
-    assert len(measured) == 3
+    measured = {key for key in KEYS if key.startswith(("claim_", "rows_postgres_", "workers_"))}
+    assert len(measured) == 4
     assert {key for key in measured if report[key] is None} == set()
 
 

@@ -14,11 +14,13 @@ from sqlalchemy import Connection, MetaData, Table, inspect, text
 
 from backfill.api_key import ApiKey, Scope
 from backfill.batch import Batch, Counts, File, FileStatus, Price, Reservation, State, Usage, UsageRow
+from backfill.config import LimitsConfig
 from backfill.errors import StoreUnavailable
 from backfill.store import ApiKeys, BatchFilter, BatchSearch, Metadata, Reservations, UsageRecords, Wanted, revision
 from backfill.store.revision import bring_up_to_date
 from backfill.store.rows import to_values
 from backfill.store.schema import metadata
+from backfill.turns import Turns
 from tests.support.rows import RowsPlace
 
 MIGRATIONS = Path(revision.__file__).parent / "migrations"
@@ -168,7 +170,7 @@ def write_as_then(connection: Connection, name: str, values: dict[str, Any]) -> 
     connection.execute(table.insert(), {column: value for column, value in values.items() if column in known})
 
 
-@pytest.mark.parametrize("written_by", ["0001", "0006"])
+@pytest.mark.parametrize("written_by", ["0001", "0006", "0008"])
 async def test_rows_of_an_earlier_schema_are_read_and_worked_on(
     connection: Connection, rows: RowsPlace, written_by: str, tmp_path: Path
 ) -> None:
@@ -185,6 +187,21 @@ async def test_rows_of_an_earlier_schema_are_read_and_worked_on(
     stored = ApiKeys.open(opened.database, tmp_path)
     assert await stored.list() == ([KEY] if written_by != "0001" else [])
     stored.close()
+    await opened.close()
+
+
+async def test_a_batch_under_way_from_before_there_were_slices_stays_whole(
+    connection: Connection, rows: RowsPlace
+) -> None:
+    upgrade(connection, "0008")
+    large = msgspec.structs.replace(WAITING, counts=Counts(100_000), epoch=3)
+    write_as_then(connection, "batches", to_values(large) | {"holder": "dead", "lease_until_ms": 4000})
+    opened = await Metadata.open(rows.make_driver())
+    turns = Turns(opened, LimitsConfig(), lambda: 5000, count_slices=lambda lines: lines // 2000)
+    (turn,) = await turns.take(9)
+    assert (turn.batch.id, turn.slice_number, turn.epoch, turn.is_takeover) == ("waiting", 0, 4, True)
+    await turns.give_back(turn, drained=True)
+    assert (await opened.get_batch("waiting")).state is State.FINALIZING
     await opened.close()
 
 
