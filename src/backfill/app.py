@@ -123,7 +123,7 @@ async def open_rooms(
         keys = Keys(stored_keys, [key.get_secret_value() for key in config.server.api_keys])
         sources = QuotaSources(progress.measure, functools.partial(_find_token_limit, keys), catalogue.resolve)
         quota = await _begin_quota(config, metadata, sources, is_shared=has_others)
-        turns = _make_turns(config, catalogue, metadata, quota, company, shares=has_others)
+        turns = _make_turns(config, catalogue, metadata, quota, company, shares=shares)
         await _settle_in(lock, turns, company, stack, shares=shares)
         fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
         dispatcher = Dispatcher(turns, blobs, fleet, config.dispatch, intake.inputs.check_content, media)

@@ -72,8 +72,7 @@ class Metadata:
         """Open a database, or SQLite's file at a path, creating it or bringing its schema up to date.
 
         `is_shared`: another process works on it, so that the schema must be the newest and is left as it is.
-        `holders`: others may work on it elsewhere, of which only those are dead whose names begin so; the schema is
-        changed if none of the others has a lease.
+        `holders`: others may, elsewhere; it is changed if nobody has a lease whose name begins otherwise.
 
         Raises:
             StoreUnavailable: it cannot be reached or used.
