@@ -59,6 +59,7 @@ KEYS = (
     "claim_ms_postgres",
     "rows_postgres_over_sqlite",
     "workers_2_over_1",
+    "remote_store_over_local",
 )
 """These stand first in every report, in this order; null where they were not measured."""
 _RATIOS = {
@@ -70,6 +71,7 @@ _RATIOS = {
     "put_over_floor": ("put_validate_s", "decode_floor_s"),
     "workers_2_over_1": ("workers_2_rps", "workers_1_rps"),
     "rows_postgres_over_sqlite": ("rows_postgres_rps", "rows_sqlite_rps"),
+    "remote_store_over_local": ("remote_rps", "remote_local_rps"),
     "openvino_over_best_fixed": ("openvino_tokens_per_s", "openvino_best_fixed_tokens_per_s"),
     "llamacpp_over_best_fixed": ("llamacpp_tokens_per_s", "llamacpp_best_fixed_tokens_per_s"),
     "openvino_over_llamacpp": ("openvino_pair_tokens_per_s", "llamacpp_pair_tokens_per_s"),

@@ -9,6 +9,8 @@ import structlog
 from hypothesis import settings
 
 from bench.postgres.server import PostgresServer
+from bench.scale.seaweed import ObjectServer
+from tests.support.machines import RemoteStore
 from tests.support.rows import PostgresRows, RowsPlace, SqliteRows
 
 LONGEST_FIRST = (
@@ -70,6 +72,19 @@ def postgres() -> Iterator[PostgresServer]:
     """One for all tests of this process; each has a schema or a database of its own in it."""
     with PostgresServer() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    """One for all tests of this process; each has a prefix of its own in it."""
+    with ObjectServer(tmp_path_factory.mktemp("seaweed")) as server:
+        yield server
+
+
+@pytest.fixture
+def remote_store(postgres: PostgresServer, object_server: ObjectServer) -> RemoteStore:
+    """Empty rows and files, for processes of several machines."""
+    return RemoteStore(postgres, object_server, f"test_{uuid.uuid4().hex}")
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.scale)])

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import structlog
 
@@ -19,23 +18,23 @@ from backfill.config import Config, Role
 from backfill.deliver import BatchReceiver, Deliverer, OwnAddresses, ServerReceiver, WebhookSender
 from backfill.dispatch import Crew, Dispatcher, Forecaster, Heartbeat
 from backfill.engines import Fleet
-from backfill.errors import NotFound, StoreBusy, StoreUnavailable
+from backfill.errors import NotFound, StoreBusy
 from backfill.intake import (
     Intake,
     Retention,
+    Sweeper,
     UploadedMedia,
-    check_database,
-    check_place,
-    check_rows,
-    sweep_files,
+    open_store,
 )
 from backfill.journal import Progress
 from backfill.live import AbsentTraffic, LiveMedia, LiveTraffic
 from backfill.media import LocalFiles, MediaLibrary
 from backfill.plan import count_slices
 from backfill.store import (
-    ApiKeys,
+    BATCHES,
+    KEYS,
     Blobs,
+    Callouts,
     ChangeMark,
     DataSize,
     FolderLock,
@@ -45,9 +44,6 @@ from backfill.store import (
     UsageRecords,
     WebhookKind,
     Workers,
-    choose_driver,
-    close_to_others,
-    open_blobs,
     read_place,
 )
 from backfill.turns import Announcements, Company, Duties, Neighbours, Turns
@@ -86,6 +82,8 @@ class Rooms:
     webhooks: WebhookSender
     own_webhooks: WebhookSender
     retention: Retention
+    callouts: Callouts
+    """What processes elsewhere call out."""
     neighbours: Neighbours | None
     """The other processes; None: there can be none."""
     crew: Crew | None
@@ -113,20 +111,20 @@ async def open_rooms(
     async with AsyncExitStack() as stack:
         catalogue = await asyncio.to_thread(Catalogue.load, config.catalogue.file, config.catalogue.models)
         shares = role is not Role.ALL
-        lock, blobs, metadata, stored_keys = await _open_store(config, stack, shares=shares)
-        company = _find_company(config, metadata, stack, shares=shares)
+        # Where nothing but caches lies in the data directory, others may work from directories of their own.
+        has_others = shares or config.store.is_remote
+        lock, blobs, metadata, stored_keys = await open_store(config, stack, shares=shares)
+        callouts, company = _find_company(config, metadata, stack, has_others=has_others)
         intake = await _open_intake(config, blobs, metadata, company.duties)
-        media_store = await asyncio.to_thread(_find_media_store, config.data_dir, stack) if shares else None
         uploaded = UploadedMedia(blobs, metadata, config.media)
-        media = await _open_media(config, uploaded, stack, media_folder, media_store)
+        media = await _open_media(config, uploaded, stack, media_folder, shares=shares)
         progress = Progress(blobs)
         stack.callback(progress.close)
         keys = Keys(stored_keys, [key.get_secret_value() for key in config.server.api_keys])
         sources = QuotaSources(progress.measure, functools.partial(_find_token_limit, keys), catalogue.resolve)
-        quota = Quota(metadata, config.limits.enqueued_tokens, sources, is_shared=shares)
-        await quota.begin()
+        quota = await _begin_quota(config, metadata, sources, is_shared=has_others)
         turns = _make_turns(config, catalogue, metadata, quota, company, shares=shares)
-        await _settle_in(lock, turns, shares=shares)
+        await _settle_in(lock, turns, company, stack, shares=shares)
         fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
         dispatcher = Dispatcher(turns, blobs, fleet, config.dispatch, intake.inputs.check_content, media)
         yield Rooms(
@@ -150,44 +148,30 @@ async def open_rooms(
             webhooks=_make_sender(config, turns, metadata),
             own_webhooks=_make_own_sender(config, turns, metadata),
             retention=_make_retention(config, intake, metadata, media, role),
+            callouts=callouts,
             neighbours=company.neighbours,
             crew=_make_crew(config, metadata) if role is Role.API else None,
-            heartbeat=_make_heartbeat(config, metadata, company, dispatcher, fleet) if role is Role.WORK else None,
+            heartbeat=None if role is Role.API else _make_heartbeat(config, metadata, company, dispatcher, fleet),
         )
 
 
-class _Store(NamedTuple):
-    lock: FolderLock
-    blobs: Blobs
-    metadata: Metadata
-    keys: ApiKeys
-
-
-async def _open_store(config: Config, stack: AsyncExitStack, *, shares: bool) -> _Store:
-    """Take hold of the data directory; whoever is alone there at this moment sees to it that all is in order."""
-    lock = await asyncio.to_thread(FolderLock, config.data_dir, shares=shares)
-    stack.callback(lock.release)
-    await _close_to_others(config.data_dir)
-    blobs = await asyncio.to_thread(open_blobs, config.store, config.data_dir)
-    stack.callback(blobs.close)
-    metadata = await _open_metadata(config, stack, blobs, is_shared=not lock.is_alone)
-    stored_keys = ApiKeys.open(metadata.database, config.data_dir)
-    stack.callback(stored_keys.close)
-    if lock.is_alone:
-        await check_rows(config.data_dir, blobs, metadata)
-        await check_place(config.data_dir, metadata)
-        await _sweep_blobs(blobs)
-        # No file is being made now: what no row names is what a crash left.
-        await sweep_files(blobs, metadata)
-    return _Store(lock, blobs, metadata, stored_keys)
-
-
-async def _settle_in(lock: FolderLock, turns: Turns, *, shares: bool) -> None:
+async def _settle_in(lock: FolderLock, turns: Turns, company: Company, stack: AsyncExitStack, *, shares: bool) -> None:
     if lock.is_alone:
         # The lock says that nobody else is here: whoever held a turn from here is dead.
         await turns.reclaim()
+    if company.place:
+        # Others may not change the schema, or make rows anew, while this process has a lease.
+        presence = f"process {company.holder}"
+        await company.duties.has(presence)
+        stack.push_async_callback(company.duties.drop, presence)
     if shares:
         lock.open_to_others()
+
+
+async def _begin_quota(config: Config, metadata: Metadata, sources: QuotaSources, *, is_shared: bool) -> Quota:
+    quota = Quota(metadata, config.limits.enqueued_tokens, sources, is_shared=is_shared)
+    await quota.begin()
+    return quota
 
 
 def _make_fleet(config: Config, catalogue: Catalogue, role: Role) -> Fleet:
@@ -196,29 +180,20 @@ def _make_fleet(config: Config, catalogue: Catalogue, role: Role) -> Fleet:
     return Fleet.from_config(manned, catalogue.resolve)
 
 
-async def _open_metadata(config: Config, stack: AsyncExitStack, blobs: Blobs, *, is_shared: bool) -> Metadata:
-    driver = choose_driver(config.store, config.data_dir)
-    await asyncio.to_thread(check_database, config.data_dir, driver, blobs)
-    metadata = await Metadata.open(driver, is_shared=is_shared)
-    stack.push_async_callback(metadata.close)
-    return metadata
-
-
-async def _sweep_blobs(blobs: Blobs) -> None:
-    swept = await asyncio.to_thread(blobs.sweep)
-    if swept:
-        _log.info("removed half-written blobs of an earlier process", count=swept)
-
-
-def _find_company(config: Config, metadata: Metadata, stack: AsyncExitStack, *, shares: bool) -> Company:
+def _find_company(
+    config: Config, metadata: Metadata, stack: AsyncExitStack, *, has_others: bool
+) -> tuple[Callouts, Company]:
     database = metadata.database
     # A database in the data directory knows no others.
     place = f"{read_place(config.data_dir)}:" if database.many_writers else ""
     holder = place + str(uuid.uuid4())
+    callouts = Callouts(database, holder)
+    stack.push_async_callback(callouts.close)
     duties = Duties()
-    if shares or database.many_writers:
+    if has_others or database.many_writers:
         duties = Duties(Leases(database, holder, database.now_ms, config.server.lease_ms))
-    return Company(duties, _open_neighbours(config, stack) if shares else None, holder, place)
+    neighbours = _open_neighbours(config, callouts, stack) if has_others else None
+    return callouts, Company(duties, neighbours, holder, place)
 
 
 def _make_crew(config: Config, metadata: Metadata) -> Crew:
@@ -228,15 +203,17 @@ def _make_crew(config: Config, metadata: Metadata) -> Crew:
 
 def _make_heartbeat(
     config: Config, metadata: Metadata, company: Company, dispatcher: Dispatcher, fleet: Fleet
-) -> Heartbeat:
+) -> Heartbeat | None:
+    if company.neighbours is None:
+        return None
     database = metadata.database
     return Heartbeat(Workers(database), company.holder, dispatcher, fleet, database.now_ms, config.server.lease_ms)
 
 
-def _open_neighbours(config: Config, stack: AsyncExitStack) -> Neighbours:
+def _open_neighbours(config: Config, callouts: Callouts, stack: AsyncExitStack) -> Neighbours:
     mark = ChangeMark(config.data_dir / _MARK)
     stack.callback(mark.close)
-    return Neighbours(mark)
+    return Neighbours(mark, callouts)
 
 
 async def _open_intake(config: Config, blobs: Blobs, metadata: Metadata, duties: Duties) -> Intake:
@@ -252,8 +229,10 @@ async def _open_media(
     uploaded: UploadedMedia,
     stack: AsyncExitStack,
     media_folder: Path | None,
-    media_store: Path | None,
+    *,
+    shares: bool,
 ) -> MediaLibrary:
+    media_store = await asyncio.to_thread(_find_media_store, config.data_dir, stack) if shares else None
     local = None if media_folder is None else LocalFiles(media_folder, config.media)
     media = MediaLibrary(media_store or config.data_dir / "media", config.media, uploaded.find, local)
     stack.push_async_callback(media.close)
@@ -282,6 +261,7 @@ def _make_retention(config: Config, intake: Intake, metadata: Metadata, media: M
         ages=config.retention,
         media=media,
         tidies_for_all=role is not Role.API,
+        sweeper=Sweeper(intake, metadata) if config.store.is_remote else None,
     )
 
 
@@ -325,26 +305,6 @@ async def _find_token_limit(keys: Keys, key_id: str) -> int | None:
     return None
 
 
-async def _close_to_others(data_dir: Path) -> None:
-    try:
-        closed = await asyncio.to_thread(close_to_others, data_dir)
-    except OSError as error:
-        message = f"The data directory {data_dir} cannot be read: {error.strerror}."
-        raise StoreUnavailable(message) from None
-    if closed.repaired:
-        _log.warning(
-            "files and folders were open to other users of the machine; they are no more",
-            folder=str(data_dir),
-            count=closed.repaired,
-        )
-    if closed.left:
-        _log.warning(
-            "files and folders are open to other users of the machine, and belong to another user",
-            folder=str(data_dir),
-            count=closed.left,
-        )
-
-
 @asynccontextmanager
 async def working(rooms: Rooms) -> AsyncIterator["asyncio.Task[None]"]:
     """Dispatch, deliver and tidy up in the background; at the end let them wind down.
@@ -367,7 +327,7 @@ async def working(rooms: Rooms) -> AsyncIterator["asyncio.Task[None]"]:
 
 def _list_stops(rooms: Rooms) -> list[Callable[[], None]]:
     stops = [rooms.dispatcher.stop, rooms.deliverer.stop, rooms.webhooks.stop, rooms.own_webhooks.stop]
-    stops += [rooms.retention.stop, rooms.keys.uses.stop, rooms.turns.duties.stop]
+    stops += [rooms.retention.stop, rooms.keys.uses.stop, rooms.turns.duties.stop, rooms.callouts.stop]
     stops += [each.stop for each in (rooms.neighbours, rooms.crew, rooms.heartbeat) if each is not None]
     return stops
 
@@ -382,9 +342,17 @@ async def _run_loops(rooms: Rooms) -> None:
         group.create_task(rooms.retention.run(), name="remove expired files")
         group.create_task(rooms.keys.uses.run(), name="write when keys were used")
         group.create_task(rooms.turns.duties.run(), name="renew duties")
+        group.create_task(rooms.callouts.listen(functools.partial(_hear, rooms)), name="listen to processes elsewhere")
         if rooms.neighbours is not None:
             group.create_task(rooms.neighbours.listen(rooms.turns.ring_bells), name="listen to other processes")
         if rooms.crew is not None:
             group.create_task(rooms.crew.run(), name="look at the workers")
         if rooms.heartbeat is not None:
             group.create_task(rooms.heartbeat.run(), name="tell of this worker")
+
+
+def _hear(rooms: Rooms, topic: str) -> None:
+    if topic == KEYS:
+        rooms.keys.note_change()
+    elif topic == BATCHES:
+        rooms.turns.ring_bells()

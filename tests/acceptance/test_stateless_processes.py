@@ -1,10 +1,12 @@
 """Two processes that answer HTTP, each request to another one than the last: a client cannot tell them from one."""
 
+import functools
 import hashlib
 import json
 import re
 import threading
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 from bench.null.process import NullEngine
 from tests.support.company import Company
 from tests.support.lines import marker_of, request_lines
+from tests.support.machines import Machines, RemoteStore
 
 KEY = "sk-of-both-processes"
 CHAT = "/v1/chat/completions"
@@ -36,10 +39,19 @@ def _plain_engine(engine: NullEngine) -> Iterator[None]:
     engine.behave(hold=False, faults=None, delay_ms=0)
 
 
-@pytest.fixture(scope="module")
-def company(engine: NullEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Company]:
+@pytest.fixture(scope="module", params=["one machine", pytest.param("several machines", marks=pytest.mark.scale)])
+def company(
+    request: pytest.FixtureRequest, engine: NullEngine, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Company]:
     folder = tmp_path_factory.mktemp("company")
-    with Company(folder / "data", engine.url, workers=1, server__api_keys=json.dumps([KEY])) as running:
+    options: dict[str, Any] = {"workers": 1, "server__api_keys": json.dumps([KEY])}
+    if request.param == "one machine":
+        made = Company(folder / "data", engine.url, **options)
+    else:
+        postgres, objects = (request.getfixturevalue(name) for name in ("postgres", "object_server"))
+        store = RemoteStore(postgres, objects, f"stateless_{uuid.uuid4().hex}")
+        made = Machines(folder, engine.url, store, **options)
+    with made as running:
         yield running
 
 
@@ -320,14 +332,25 @@ def test_what_one_deletes_is_gone_at_the_other(asker: Asker) -> None:
             asker.ask("GET", path, status=404)
 
 
-def test_a_key_made_at_one_opens_both_until_one_revokes_it(asker: Asker) -> None:
+def hear(company: Company, holds: Callable[[], bool]) -> None:
+    """What one has changed holds at once for the other on one machine; between machines it has to hear of it."""
+    if isinstance(company, Machines):
+        company.wait_until(holds)
+    assert holds()
+
+
+def test_a_key_made_at_one_opens_both_until_one_revokes_it(company: Company, asker: Asker) -> None:
     made = asker.ask("POST", "/v1/organization/admin_api_keys", json={"name": "ada"}).json()
     headers = {"authorization": f"Bearer {made['value']}"}
-    for _ in range(2):
-        asker.ask("GET", "/v1/whoami", headers=headers)
+
+    def answers(url: str, status: int) -> bool:
+        return httpx.get(f"{url}/v1/whoami", headers=headers, trust_env=False).status_code == status
+
+    for api in company.apis:
+        hear(company, functools.partial(answers, api.url, 200))
     asker.ask("DELETE", f"/v1/organization/admin_api_keys/{made['id']}")
-    for _ in range(2):
-        asker.ask("GET", "/v1/whoami", status=401, headers=headers)
+    for api in company.apis:
+        hear(company, functools.partial(answers, api.url, 401))
 
 
 def test_a_login_at_one_shows_pages_of_the_other_and_sends_their_forms_to_either(company: Company) -> None:
@@ -347,8 +370,7 @@ def test_a_login_at_one_shows_pages_of_the_other_and_sends_their_forms_to_either
             assert browser.post(f"{url}/dashboard/keys", data=form, headers=cookies).status_code == 200
             assert browser.post(f"{url}/dashboard/keys", data=form | {"token": ""}, headers=cookies).status_code == 403
         for url in (first, second):
-            shown = browser.get(f"{url}/dashboard/keys", headers=cookies).text
-            assert "eve" in shown
-            assert "mallory" in shown
+            for name in ("eve", "mallory"):
+                hear(company, lambda: name in browser.get(f"{url}/dashboard/keys", headers=cookies).text)  # noqa: B023
         left = browser.post(f"{first}/dashboard/logout", data={"token": found[1]}, headers=cookies)
         assert left.status_code == 303

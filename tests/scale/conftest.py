@@ -1,18 +1,11 @@
-"""Stores of the tests' own: the local disk, and a real S3 server that is started once."""
+"""Stores of the tests' own: the local disk, and a real S3 server."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from bench.scale.seaweed import ObjectServer
 from tests.support.stores import DiskStore, ObjectStore, Store
-
-
-@pytest.fixture(scope="session")
-def object_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
-    with ObjectServer(tmp_path_factory.mktemp("seaweed")) as server:
-        yield server
 
 
 @pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.scale)])

@@ -1,5 +1,6 @@
 """One suite for every place where bytes may lie: the local disk and an object store behave alike to every room."""
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -238,3 +239,18 @@ def test_segments_are_listed_by_their_epochs_and_removed_at_once(blobs: Blobs) -
     assert find_filled(blobs, "journals") == []
     blobs.delete_folder("removed")
     assert blobs.measure("") == 0
+
+
+def test_of_two_who_write_once_the_first_one_counts(blobs: Blobs) -> None:
+    assert blobs.write_once("place", b"first") == b"first"
+    assert blobs.write_once("place", b"second") == b"first"
+    assert blobs.read("place") == b"first"
+
+
+def test_folders_in_which_nothing_was_written_of_late(blobs: Blobs) -> None:
+    blobs.write("files/a/content", b"one")
+    blobs.write("files/b/parts/1", b"two")
+    now_ms = time.time_ns() // 1_000_000
+    assert blobs.list_settled("files", now_ms - 600_000) == []
+    assert list(blobs.list_settled("files", now_ms + 600_000)) == ["a", "b"]
+    assert blobs.list_settled("nothing", now_ms) == []

@@ -27,8 +27,13 @@ class Company:
     def __init__(self, data_dir: Path, engine_url: str, *, apis: int = 2, workers: int = 2, **settings: str) -> None:
         self.data_dir = data_dir
         settings = {"server__lease_s": "1.5"} | settings
-        self.apis = [BackfillServer(data_dir, server__role="api", **settings) for _ in range(apis)]
-        self.workers = [BackfillServer(data_dir, engine_url, server__role="work", **settings) for _ in range(workers)]
+        self.apis = [
+            BackfillServer(self.find_folder(f"api-{number}"), server__role="api", **settings) for number in range(apis)
+        ]
+        self.workers = [
+            BackfillServer(self.find_folder(f"worker-{number}"), engine_url, server__role="work", **settings)
+            for number in range(workers)
+        ]
         self.client = Client(self)
         self._ends = ExitStack()
         self._turns = itertools.cycle(self.apis)
@@ -47,6 +52,10 @@ class Company:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ends.close()
+
+    def find_folder(self, process: str) -> Path:
+        """The data directory of a process: all have the same."""
+        return self.data_dir
 
     def find_worker(self, batch_id: str) -> BackfillServer:
         """The one that has the turn on the batch."""

@@ -28,12 +28,12 @@ class RowsPlace:
         """The steps in which the database would carry out a query."""
         raise NotImplementedError
 
-    def run(self, statement: str) -> list[Any]:
-        """Carry out a statement beside all drivers; what it gives."""
+    def run(self, statement: str, **values: object) -> list[Any]:
+        """Carry out a statement beside all drivers, with these values for its parameters; what it gives."""
         engine = self.make_driver().open_reader(1)
         try:
             with engine.connect() as connection:
-                result = connection.execute(text(statement))
+                result = connection.execute(text(statement), values)
                 return list(result) if result.returns_rows else []
         finally:
             engine.dispose()

@@ -78,6 +78,10 @@ class Keys:
         key = (await self._read()).by_id.get(caller.key_id)
         return key is not None and key.state_at(now_ms()) is KeyState.ACTIVE
 
+    def note_change(self) -> None:
+        """A process elsewhere has changed a key."""
+        self._stored.note_change()
+
     async def list(self) -> list[ApiKey]:
         """All keys of the database that ever were, oldest first."""
         return [self.uses.add_to(key) for key in (await self._read()).by_id.values()]

@@ -32,6 +32,11 @@ class StoreConfig(Section):
     s3_cache_bytes: int = Field(2 * 1024**3, ge=0)
     """How much of what batches read is kept on the local disk meanwhile."""
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether rows and files lie where any machine reaches them, so that several may work on them."""
+        return bool(self.metadata and self.blobs)
+
     @model_validator(mode="after")
     def _check_endpoint(self) -> "StoreConfig":
         if self.s3_endpoint and _split(self.s3_endpoint) is None:

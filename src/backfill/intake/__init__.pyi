@@ -1,8 +1,10 @@
+from .belonging import check_place
 from .collection import Leftover, collect
 from .failed_lines import copy_failed_lines
 from .failures import FailureChoice, group_failures
 from .file_limits import FileLimits, make_size_error
 from .inputs import Inputs
+from .opening import OpenedStore, open_store
 from .parts import (
     Part,
     PartUploads,
@@ -13,9 +15,10 @@ from .parts import (
     new_part_id,
     upload_id_of,
 )
-from .recovery import Recovery, check_database, check_place, check_rows, recover
-from .retention import Retention, describe_data_size, sweep_files
+from .recovery import Recovery, check_database, check_rows, recover
+from .retention import Retention, describe_data_size
 from .scanner import LineScanner
+from .sweeping import Sweeper, sweep_files
 from .table_origin import TableOrigin, read_origin
 from .table_requests import LeftOut, MadeRequests, TablePreview, make_requests, preview_requests
 from .upload import Intake, Upload, new_file_id
@@ -31,12 +34,14 @@ __all__ = [
     "Leftover",
     "LineScanner",
     "MadeRequests",
+    "OpenedStore",
     "Part",
     "PartUploads",
     "PartWriter",
     "Recovery",
     "Retention",
     "StartedUpload",
+    "Sweeper",
     "TableFacts",
     "TableOrigin",
     "TablePreview",
@@ -56,6 +61,7 @@ __all__ = [
     "make_size_error",
     "new_file_id",
     "new_part_id",
+    "open_store",
     "preview_requests",
     "read_origin",
     "recover",

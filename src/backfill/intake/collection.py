@@ -1,12 +1,13 @@
 """What is over and can go, by the ages of the settings: found for whoever only wants to see it, and for removing it."""
 
 import asyncio
+import uuid
 from contextlib import ExitStack
 from typing import NamedTuple
 
 from backfill.config import Config, RetentionConfig
 from backfill.errors import InvalidInput
-from backfill.intake.recovery import check_place
+from backfill.intake.belonging import check_place
 from backfill.intake.upload import Intake
 from backfill.purposes import OPAQUE_PURPOSES
 from backfill.store import (
@@ -16,13 +17,14 @@ from backfill.store import (
     Aging,
     Blobs,
     FolderLock,
+    Leases,
     Metadata,
     choose_driver,
     file_prefix,
     journal_prefix,
     open_blobs,
 )
-from backfill.turns import now_ms
+from backfill.turns import Duties
 
 __all__ = [
     "Leftover",
@@ -35,6 +37,8 @@ __all__ = [
 ]
 
 _DAY_MS = 86_400_000
+# No holder has such a name.
+_NOBODY = "-"
 
 
 class Leftover(NamedTuple):
@@ -63,7 +67,9 @@ async def collect(config: Config, *, is_trial: bool) -> list[Leftover]:
     """
     driver = choose_driver(config.store, config.data_dir)
     loss = await asyncio.to_thread(driver.find_loss)
-    if loss == "gone" or not await asyncio.to_thread(config.data_dir.is_dir):
+    # Of what lies elsewhere a data directory is only the place of this machine, which may be new.
+    is_place_missing = not (config.store.is_remote or await asyncio.to_thread(config.data_dir.is_dir))
+    if loss == "gone" or is_place_missing:
         message = f"There is no data directory {config.data_dir}."
         raise InvalidInput(message, param="data_dir")
     if loss is not None:
@@ -72,12 +78,12 @@ async def collect(config: Config, *, is_trial: bool) -> list[Leftover]:
     with ExitStack() as stack:
         if not is_trial:
             stack.callback(FolderLock(config.data_dir).release)
-        metadata = await Metadata.open(driver)
+        metadata = await Metadata.open(driver, holders=_NOBODY if driver.many_writers else "")
         try:
-            await check_place(config.data_dir, metadata)
             blobs = await asyncio.to_thread(open_blobs, config.store, config.data_dir)
             stack.callback(blobs.close)
-            intake = Intake(blobs, metadata, config.limits)
+            await check_place(config.data_dir, metadata, blobs)
+            intake = Intake(blobs, metadata, config.limits, duties=_take_duties(config, metadata))
             found = await find_leftovers(intake, metadata, config.retention, config.quarantine_h)
             leftovers = [leftover for leftover in found if is_trial or await remove_leftover(intake, leftover)]
             if not is_trial:
@@ -85,6 +91,14 @@ async def collect(config: Config, *, is_trial: bool) -> list[Leftover]:
             return leftovers
         finally:
             await metadata.close()
+
+
+def _take_duties(config: Config, metadata: Metadata) -> Duties:
+    """So that nothing goes with which a process elsewhere is at work."""
+    database = metadata.database
+    if not database.many_writers:
+        return Duties()
+    return Duties(Leases(database, str(uuid.uuid4()), database.now_ms, config.server.lease_ms))
 
 
 async def find_leftovers(
@@ -110,7 +124,7 @@ async def find_leftovers(
 
 async def find_aged_journals(blobs: Blobs, aging: Aging, ages: RetentionConfig) -> list[str]:
     """Ids of batches that ended so long ago that their journals can go."""
-    before_ms = _before(now_ms(), ages.journals_days)
+    before_ms = _before(aging.now_ms(), ages.journals_days)
     if before_ms is None:
         return []
     there = await asyncio.to_thread(blobs.list_folders, JOURNALS_PREFIX)
@@ -119,7 +133,7 @@ async def find_aged_journals(blobs: Blobs, aging: Aging, ages: RetentionConfig) 
 
 async def find_aged_files(aging: Aging, ages: RetentionConfig) -> list[str]:
     """Ids of files that are older than they may become."""
-    now = now_ms()
+    now = aging.now_ms()
     found = await aging.find_files(_before(now, ages.inputs_days), _before(now, ages.outputs_days))
     return [file.id for file in found]
 

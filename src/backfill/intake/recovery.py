@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from backfill.batch import File, FileStatus
 from backfill.config import StoreConfig
-from backfill.errors import InvalidInput, NotFound, RowsLost, StoreUnavailable
+from backfill.errors import InvalidInput, NotFound, RowsLost, StoreBusy
+from backfill.intake.belonging import claim_place
 from backfill.purposes import OPAQUE_PURPOSES
 from backfill.store import (
     FACTS,
@@ -29,6 +30,7 @@ from backfill.store import (
     content_key,
     facts_key,
     file_prefix,
+    find_others,
     journal_prefix,
     open_blobs,
     pending_facts_key,
@@ -36,10 +38,8 @@ from backfill.store import (
     read_place,
 )
 
-__all__ = ["Recovery", "check_database", "check_place", "check_rows", "recover"]
+__all__ = ["Recovery", "check_database", "check_rows", "recover"]
 
-# Under this name a database that is not in a data directory keeps to which one it belongs.
-_PLACE = "data_directory"
 _PIECE_BYTES = 1 << 20
 
 
@@ -68,30 +68,18 @@ def check_database(data_dir: Path, driver: Driver, blobs: Blobs | None = None) -
 
 
 async def check_rows(data_dir: Path, blobs: Blobs, metadata: Metadata) -> None:
-    """Raise RowsLost if files or batches that clients were told of have no row."""
+    """Raise RowsLost if files or batches that clients were told of have no row. Others may be at work."""
+    # Blobs first: a row is there before its facts and its journal.
     files = await asyncio.to_thread(blobs.find_folders, FILES_PREFIX, FACTS)
+    folders = set(await asyncio.to_thread(blobs.list_folders, JOURNALS_PREFIX))
     files -= await metadata.list_file_ids(FileStatus.SEALED)
-    journals = await asyncio.to_thread(_find_journals, blobs, await metadata.list_batch_ids())
+    if files:
+        # Of a file that somebody has removed meanwhile the facts went first.
+        files &= await asyncio.to_thread(blobs.find_folders, FILES_PREFIX, FACTS)
+    journals = await asyncio.to_thread(_keep_journals, blobs, folders - await metadata.list_batch_ids())
     if files or journals:
         driver = metadata.database.driver
         raise _name_loss(data_dir, driver, "is older than what lies beside it", len(files), len(journals))
-
-
-async def check_place(data_dir: Path, metadata: Metadata) -> None:
-    """Raise StoreUnavailable if the files of the database's batches lie in another data directory than this.
-
-    For databases that are not in the data directory: there one could be named to a server that has none of the files.
-    """
-    if not metadata.database.many_writers:
-        return
-    own = await asyncio.to_thread(read_place, data_dir)
-    if await metadata.get_secret(_PLACE, own.encode()) != own.encode():
-        message = (
-            f"The database {metadata.database.driver.name} belongs to another data directory than {data_dir}: "
-            "the files of its batches lie there. Name that one, or another database. Where it is lost, "
-            "`backfill recover` makes the database this directory's; batches whose files are not here then fail."
-        )
-        raise StoreUnavailable(message)
 
 
 async def recover(data_dir: Path, driver: Driver, store: StoreConfig | None = None, *, is_trial: bool) -> Recovery:
@@ -115,18 +103,32 @@ async def recover(data_dir: Path, driver: Driver, store: StoreConfig | None = No
             return await asyncio.to_thread(_judge, blobs, _Rows(), is_lost=True)
         if is_lost:
             await asyncio.to_thread(driver.put_aside)
-        metadata = await Metadata.open(driver)
+        metadata = await Metadata.open(driver, holders=await asyncio.to_thread(read_place, data_dir))
         try:
+            await _check_alone(data_dir, metadata)
             rows = await _read_rows(metadata)
             recovery = await asyncio.to_thread(_judge, blobs, rows, is_lost=is_lost)
             if not is_trial:
                 await _carry_out(recovery, blobs, metadata)
-                if driver.many_writers:
-                    own = await asyncio.to_thread(read_place, data_dir)
-                    await metadata.set_secret(_PLACE, own.encode())
+                await claim_place(data_dir, metadata, blobs)
         finally:
             await metadata.close()
         return recovery
+
+
+async def _check_alone(data_dir: Path, metadata: Metadata) -> None:
+    """Raise StoreBusy if processes elsewhere work on the rows."""
+    database = metadata.database
+    if not database.many_writers:
+        return
+    place = await asyncio.to_thread(read_place, data_dir)
+    now = database.now_ms()
+    if await database.look(lambda connection: find_others(connection, place, now)) is not None:
+        message = (
+            f"Other Backfill processes work on the database {database.driver.name}. Stop all of them first. One that "
+            "was killed counts until its leases are over (server.lease_s)."
+        )
+        raise StoreBusy(message)
 
 
 class _Rows(NamedTuple):
@@ -177,8 +179,12 @@ async def _carry_out(recovery: Recovery, blobs: Blobs, metadata: Metadata) -> No
 
 def _find_journals(blobs: Blobs, known: AbstractSet[str]) -> set[str]:
     """The batches that have a journal, and are not known."""
-    there = set(blobs.list_folders(JOURNALS_PREFIX)) - known
-    return {batch_id for batch_id in there if blobs.is_near or blobs.list_segments(journal_prefix(batch_id))}
+    return _keep_journals(blobs, set(blobs.list_folders(JOURNALS_PREFIX)) - known)
+
+
+def _keep_journals(blobs: Blobs, folders: set[str]) -> set[str]:
+    """Without those in which nothing is."""
+    return {batch_id for batch_id in folders if blobs.is_near or blobs.list_segments(journal_prefix(batch_id))}
 
 
 def _find_damage(blobs: Blobs, file: File) -> str | None:

@@ -1,4 +1,4 @@
-"""Files go when their time is over, and what a crash left of files that never came to be goes at the next start."""
+"""Files go when their time is over."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -7,9 +7,8 @@ from typing import TypeVar
 
 import structlog
 
-from backfill.batch import File, FileStatus
 from backfill.config import RetentionConfig
-from backfill.errors import BackfillError, NotFound, StoreUnavailable
+from backfill.errors import BackfillError, NotFound
 from backfill.intake.collection import (
     Leftover,
     find_aged_files,
@@ -18,29 +17,14 @@ from backfill.intake.collection import (
     remove_journal,
     remove_leftover,
 )
+from backfill.intake.sweeping import Sweeper
 from backfill.intake.upload import Intake
 from backfill.media import MediaLibrary
 from backfill.status import MetricFamily
-from backfill.store import (
-    CONTENT,
-    FACTS,
-    FILES_PREFIX,
-    PARTS,
-    PENDING_FACTS,
-    QUARANTINE_PREFIX,
-    REMOVED_PREFIX,
-    Aging,
-    Blobs,
-    DataSize,
-    Metadata,
-    confirm_facts,
-    file_prefix,
-    parts_prefix,
-    write_facts,
-)
-from backfill.turns import RETENTION, Bell, now_ms
+from backfill.store import QUARANTINE_PREFIX, REMOVED_PREFIX, Aging, Blobs, DataSize, Metadata
+from backfill.turns import RETENTION, Bell
 
-__all__ = ["Retention", "describe_data_size", "sweep_files"]
+__all__ = ["Retention", "describe_data_size"]
 
 _Name = TypeVar("_Name")
 _TICK_S = 30.0
@@ -63,10 +47,12 @@ class Retention:
         ages: RetentionConfig | None = None,
         media: MediaLibrary | None = None,
         tidies_for_all: bool = True,
+        sweeper: Sweeper | None = None,
     ) -> None:
         """`media`: what was fetched for batches goes once they have ended.
 
-        Without `tidies_for_all` only what this process's own requests have left is removed.
+        Without `tidies_for_all` only what this process's own requests have left is removed. `sweeper`: for what dead
+        processes have left, where a start does not see to it.
         """
         self._intake = intake
         self._metadata = metadata
@@ -78,6 +64,7 @@ class Retention:
         self._aging = Aging(metadata.database)
         self._quarantine_h = quarantine_h
         self._tidies_for_all = tidies_for_all
+        self._sweeper = sweeper
         self._bell = Bell()
         self._is_stopped = False
         self._turn = asyncio.Lock()
@@ -172,6 +159,7 @@ class Retention:
             self._on_duty(self.remove_aged),
             self._on_duty(self.remove_fetched),
             self._on_duty(self._empty_quarantine),
+            self._on_duty(self._sweep),
             self._on_duty(self._intake.duties.sweep),
         )
         for step in steps:
@@ -218,8 +206,13 @@ class Retention:
                 await self._intake.remove_left(file_id)
         return is_free
 
+    async def _sweep(self) -> None:
+        if self._sweeper is not None:
+            await self._sweeper.sweep_now_and_then()
+
     async def _empty_quarantine(self) -> None:
-        await asyncio.to_thread(_empty_quarantine, self._intake.blobs, now_ms() - self._quarantine_ms)
+        due_at_ms = self._metadata.database.now_ms() - self._quarantine_ms
+        await asyncio.to_thread(_empty_quarantine, self._intake.blobs, due_at_ms)
 
     async def _remove_expired(self, file_id: str, due_at_ms: int) -> bool:
         async with self._intake.lock_if_free(file_id) as is_free:
@@ -248,64 +241,6 @@ async def describe_data_size(data_size: DataSize) -> Sequence[MetricFamily]:
         MetricFamily(*told, "gauge", (), {(): float(count)})
         for told, count in ((size, size_bytes), (limit, limit_bytes))
     )
-
-
-async def sweep_files(blobs: Blobs, metadata: Metadata) -> int:
-    """Put aside blobs of files that have no row, remove parts of files that are complete; says how many these were.
-
-    What a file is lies beside its content afterwards, as it does of every file that was sealed since there are facts.
-
-    Only while nobody else works on the data directory: a file's blobs are there before its row.
-    """
-    known = await metadata.list_file_ids()
-    sealed = await metadata.list_file_ids(FileStatus.SEALED)
-    swept = await asyncio.to_thread(_sweep, blobs, known, sealed)
-    if swept:
-        _log.info("put aside what an earlier process left of files", count=swept)
-    await _add_missing_facts(blobs, metadata, sealed)
-    return swept
-
-
-async def _add_missing_facts(blobs: Blobs, metadata: Metadata, sealed: set[str]) -> None:
-    missing = await asyncio.to_thread(_find_without_facts, blobs, sealed)
-    try:
-        for file_id in missing:
-            await asyncio.to_thread(_add_facts, blobs, await metadata.get_file(file_id))
-    except StoreUnavailable as error:
-        _log.warning("what files are cannot be written beside them now", reason=error.message)
-
-
-def _sweep(blobs: Blobs, known: set[str], sealed: set[str]) -> int:
-    swept = 0
-    in_parts = blobs.find_folders(FILES_PREFIX, PARTS)
-    for file_id in blobs.list_folders(FILES_PREFIX):
-        if file_id not in known:
-            try:
-                blobs.put_aside(file_prefix(file_id), QUARANTINE_PREFIX)
-            except StoreUnavailable as error:
-                _log.warning("leftovers of a file stay for now", file=file_id, reason=error.message)
-            else:
-                swept += 1
-        elif file_id in sealed and file_id in in_parts:
-            blobs.delete_folder(parts_prefix(file_id))
-            swept += 1
-    return swept
-
-
-def _find_without_facts(blobs: Blobs, sealed: set[str]) -> list[str]:
-    """Files of before there were facts, and those whose facts a crash kept from being confirmed, which that now are."""
-    unconfirmed = sealed - blobs.find_folders(FILES_PREFIX, FACTS)
-    if not unconfirmed:
-        return []
-    pending = unconfirmed & blobs.find_folders(FILES_PREFIX, PENDING_FACTS)
-    for file_id in sorted(pending):
-        confirm_facts(blobs, file_id)
-    return sorted((unconfirmed - pending) & blobs.find_folders(FILES_PREFIX, CONTENT))
-
-
-def _add_facts(blobs: Blobs, file: File) -> None:
-    write_facts(blobs, file)
-    confirm_facts(blobs, file.id)
 
 
 def _empty_quarantine(blobs: Blobs, due_at_ms: int) -> None:

@@ -305,8 +305,11 @@ class Intake:
 
     @asynccontextmanager
     async def receiving(self, file_id: str) -> AsyncIterator[None]:
-        """For whoever receives the bytes of a reserved file; raises Conflict while another process does."""
-        async with self.duties.trying(f"file {file_id}") as is_free:
+        """For whoever receives the bytes of a reserved file; raises Conflict while another process does.
+
+        One that died over it is waited for, so that a client who sends the bytes again at once need not know of it.
+        """
+        async with self.duties.trying(f"file {file_id}", patience_s=self.duties.patience_s) as is_free:
             if not is_free:
                 raise _make_conflict(file_id)
             yield

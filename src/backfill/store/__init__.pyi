@@ -3,6 +3,7 @@ from .api_keys import ApiKeys
 from .append_file import AppendFile
 from .batch_search import BatchFilter, BatchSearch, BatchSums
 from .blobs import BlobMark, BlobReader, Blobs, BlobWriter, SegmentFile
+from .callouts import BATCHES, KEYS, Callouts
 from .change_mark import ChangeMark
 from .data_size import DataSize, measure_folder
 from .disk import sync_each, sync_folder, telling
@@ -18,6 +19,7 @@ from .keys import (
     JOURNALS_PREFIX,
     PARTS,
     PENDING_FACTS,
+    PLACE,
     QUARANTINE_PREFIX,
     REMOVED_PREFIX,
     chain_prefix,
@@ -34,7 +36,7 @@ from .keys import (
     segment_key,
     upload_plan_key,
 )
-from .leases import Leases
+from .leases import Leases, find_others
 from .local_blobs import LocalBlobs
 from .local_reader import LocalReader
 from .local_writer import LocalWriter, seal_together
@@ -42,7 +44,7 @@ from .metadata import Metadata
 from .named_later import FileNamedLater, is_unfinished, remove_file
 from .opening import open_blobs
 from .permissions import Closed, close_to_others, create_private, make_folder
-from .place import read_place
+from .place import PLACE_ROW, find_row_mark, read_place
 from .probe import ROOM_MIN_BYTES, probe_folder
 from .queue import EndedBatch, QueuedBatch, count_slices_left, read_ended, read_queue
 from .reservations import UNSENT, Claim, EndedUsage, Reservations
@@ -55,13 +57,17 @@ from .webhooks import WebhookKind, find_webhooks
 from .workers import Workers
 
 __all__ = [
+    "BATCHES",
     "CONTENT",
     "DATABASE",
     "FACTS",
     "FILES_PREFIX",
     "JOURNALS_PREFIX",
+    "KEYS",
     "PARTS",
     "PENDING_FACTS",
+    "PLACE",
+    "PLACE_ROW",
     "QUARANTINE_PREFIX",
     "REMOVED_PREFIX",
     "ROOM_MIN_BYTES",
@@ -77,6 +83,7 @@ __all__ = [
     "BlobReader",
     "BlobWriter",
     "Blobs",
+    "Callouts",
     "ChangeMark",
     "Claim",
     "Claimed",
@@ -114,6 +121,8 @@ __all__ = [
     "create_private",
     "facts_key",
     "file_prefix",
+    "find_others",
+    "find_row_mark",
     "find_turn",
     "find_webhooks",
     "index_key",

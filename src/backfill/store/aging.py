@@ -52,6 +52,10 @@ class Aging:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    def now_ms(self) -> int:
+        """By the clock that all processes share."""
+        return self._database.now_ms()
+
     async def find_files(self, inputs_before_ms: int | None, outputs_before_ms: int | None) -> list[File]:
         """Files without a time of their own that were made before then; None: none.
 

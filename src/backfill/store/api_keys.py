@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 import msgspec
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import Connection, bindparam, select, update
 
 from backfill.api_key import ApiKey
+from backfill.store.callouts import KEYS
 from backfill.store.change_mark import ChangeMark
 from backfill.store.database import Change, Database
 from backfill.store.schema import api_keys
@@ -69,11 +70,20 @@ class ApiKeys:
         await self._database.write(lambda connection: connection.execute(_NOTE_USE, values), alone=False)
 
     async def _change(self, change: Change[_Result]) -> _Result:
+        def make(connection: Connection) -> _Result:
+            result = change(connection)
+            self._database.driver.call_out(connection, f"- {KEYS}")
+            return result
+
         try:
-            return await self._database.write(change)
+            return await self._database.write(make)
         finally:
             # Also of one that failed: it may be on disk for all that.
             self._mark.renew()
+
+    def note_change(self) -> None:
+        """A process elsewhere has changed a key: those on this data directory shall look again."""
+        self._mark.renew()
 
     def close(self) -> None:
         """Give the mark's memory back; the database is somebody else's."""

@@ -126,6 +126,9 @@ class Blobs(Protocol):
     def write(self, key: str, data: bytes, *, sync_folder: bool = True) -> None:
         """Write a whole blob; `sync_folder` as for `BlobWriter.seal`."""
 
+    def write_once(self, key: str, data: bytes) -> bytes:
+        """Write a whole blob if there is none, and give what is there. In a folder only for who has its lock."""
+
     def seal_together(self, writers: Sequence[BlobWriter]) -> None:
         """Seal blobs that `create` gave, those of one folder in this order; if it fails some may be there."""
 
@@ -158,6 +161,12 @@ class Blobs(Protocol):
 
     def find_folders(self, prefix: str, name: str) -> set[str]:
         """The names of the folders right under `prefix` that hold a blob `name`, or a folder with something in it."""
+
+    def list_settled(self, prefix: str, before_ms: int) -> Sequence[str]:
+        """The names of the folders right under `prefix` in which nothing was written since then, by the store's clock.
+
+        In milliseconds since the epoch; what is written now is not seen before it is there.
+        """
 
     def measure(self, prefix: str) -> int:
         """How many bytes lie under a folder; 0 if there is none."""

@@ -1,5 +1,6 @@
 """What differs between the databases that can hold the rows. Queries are written once, in SQLAlchemy's terms."""
 
+from collections.abc import AsyncGenerator
 from typing import Protocol
 
 from sqlalchemy import Connection, Engine
@@ -33,6 +34,15 @@ class Driver(Protocol):
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch, by the clock that all processes on this database share."""
+
+    def call_out(self, connection: Connection, words: str) -> None:
+        """Have all processes hear these words that `listen`, once the transaction of this connection is committed."""
+
+    def listen(self) -> AsyncGenerator[str, None]:
+        """What is called out from now on, behind an empty text that says so. Raises StoreUnavailable once it is deaf.
+
+        Nothing of a database whose processes are all on one machine: they have marks (`ChangeMark`).
+        """
 
     def may_repeat(self, error: SQLAlchemyError) -> bool:
         """Whether a transaction that failed before its commit is to be carried out once more at once."""

@@ -7,6 +7,7 @@ __all__ = [
     "JOURNALS_PREFIX",
     "PARTS",
     "PENDING_FACTS",
+    "PLACE",
     "QUARANTINE_PREFIX",
     "REMOVED_PREFIX",
     "chain_prefix",
@@ -42,6 +43,10 @@ PENDING_FACTS = "facts.pending"
 """The same before it has a row."""
 PARTS = "parts"
 """The folder of what has come of a file in parts."""
+
+
+PLACE = "place"
+"""What tells an object store's blobs from those of every other installation."""
 
 
 def file_prefix(file_id: str) -> str:

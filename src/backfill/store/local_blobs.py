@@ -59,6 +59,12 @@ class LocalBlobs:
             writer.write(data)
             writer.seal(sync_folder=sync_folder)
 
+    def write_once(self, key: str, data: bytes) -> bytes:
+        """Write a whole blob if there is none, and give what is there; for who has the folder's lock."""
+        if not self.exists(key):
+            self.write(key, data)
+        return self.read(key)
+
     def seal_together(self, writers: Sequence[BlobWriter]) -> None:
         """Seal blobs that `create` gave; after StoreUnavailable some may be there."""
         own = [writer for writer in writers if isinstance(writer, LocalWriter)]
@@ -117,6 +123,10 @@ class LocalBlobs:
 
     def _holds(self, key: str) -> bool:
         return self.exists(key) or bool(self.list(key))
+
+    def list_settled(self, prefix: str, before_ms: int) -> Sequence[str]:
+        """The names of the folders right under `prefix` in which nothing was written since then."""
+        return [name for name in self.list_folders(prefix) if _find_change(self._root / prefix / name) < before_ms]
 
     def measure(self, prefix: str) -> int:
         """How many bytes lie under a folder; 0 if there is none."""
@@ -233,3 +243,12 @@ class LocalBlobs:
 def _make_folder(folder: Path) -> None:
     with telling("create", folder):
         make_folder(folder)
+
+
+def _find_change(folder: Path) -> int:
+    """When something was written in a folder for the last time, in milliseconds; what goes meanwhile counts as new."""
+    with telling("look at", folder):
+        try:
+            return max(path.stat().st_mtime_ns for path in (folder, *folder.rglob("*"))) // 1_000_000
+        except FileNotFoundError:
+            return time.time_ns() // 1_000_000

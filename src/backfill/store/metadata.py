@@ -17,7 +17,7 @@ from backfill.store.driver import Driver
 from backfill.store.leases import list_changes_to_free
 from backfill.store.paging import behind, in_order
 from backfill.store.reservations import BatchWatcher
-from backfill.store.revision import bring_up_to_date, check_revision
+from backfill.store.revision import choose_change
 from backfill.store.rows import encode_values, to_batch, to_file, to_values
 from backfill.store.schema import batches, files, secrets, slices
 from backfill.store.slice_claims import Lease, make_slices
@@ -68,10 +68,11 @@ class Metadata:
         self._watchers: list[BatchWatcher] = []
 
     @classmethod
-    async def open(cls, place: Driver | Path, *, is_shared: bool = False) -> Self:
+    async def open(cls, place: Driver | Path, *, is_shared: bool = False, holders: str = "") -> Self:
         """Open a database, or SQLite's file at a path, creating it or bringing its schema up to date.
 
         `is_shared`: another process works on it, so that the schema must be the newest and is left as it is.
+        `holders`: others may, elsewhere; it is changed if nobody has a lease whose name begins otherwise.
 
         Raises:
             StoreUnavailable: it cannot be reached or used.
@@ -86,7 +87,7 @@ class Metadata:
             raise StoreUnavailable(message) from None
         database = Database(driver)
         try:
-            await database.write(check_revision if is_shared else bring_up_to_date)
+            await database.write(choose_change(database.now_ms, is_shared=is_shared, holders=holders))
         except StoreUnavailable as error:
             await database.close()
             message = f"The metadata database {driver.name} cannot be opened. {error.message}"

@@ -4,13 +4,26 @@ import os
 import secrets
 from pathlib import Path
 
-from backfill.errors import StoreUnavailable
-from backfill.store.permissions import FILE_MODE
+from sqlalchemy import select
 
-__all__ = ["read_place"]
+from backfill.errors import StoreUnavailable
+from backfill.store.database import Database
+from backfill.store.permissions import FILE_MODE
+from backfill.store.schema import secrets as secrets_table
+
+__all__ = ["PLACE_ROW", "find_row_mark", "read_place"]
+
+PLACE_ROW = "data_directory"
+"""Under this name a database keeps its mark among the secrets: that of the first data directory it was used with."""
 
 _NAME = "place"
 _SIZE_BYTES = 8
+
+
+async def find_row_mark(database: Database) -> str | None:
+    """The mark of a database; None if it has none yet."""
+    rows = await database.read(select(secrets_table.c.value).where(secrets_table.c.name == PLACE_ROW))
+    return bytes(rows[0].value).decode() if rows else None
 
 
 def read_place(data_dir: Path) -> str:

@@ -8,13 +8,13 @@ the lock back with its connection, after `_STALL_MAX` at the latest.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
-from backfill.errors import InvalidConfig
+from backfill.errors import InvalidConfig, StoreUnavailable
 
 __all__ = ["PostgresDriver"]
 
@@ -27,12 +27,15 @@ _SESSION = (
     f"SET lock_timeout = '{_STALL_MAX}'; SET idle_in_transaction_session_timeout = '{_STALL_MAX}'; "
     "SET client_min_messages = 'warning'"
 )
+# Of the schema, so that installations in one database hear nothing of each other.
+_CHANNEL = "'backfill_' || left(md5(current_schema()), 16)"
+_CALL_OUT = text(f"SELECT pg_notify({_CHANNEL}, :words)")
 _CLOCK = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _CLOCK_AGE_MAX_S = 10.0
 # One that was held up on its way says little.
 _CLOCK_TOOK_MAX_S = 0.25
 # What the network does not tell is noticed after so long.
-_NETWORK = {
+_NETWORK: dict[str, Any] = {
     "application_name": "backfill",
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -85,6 +88,26 @@ class PostgresDriver:
     def now_ms(self) -> int:
         """See `Driver`: the database's own clock, as it was last seen, and what has gone by since."""
         return self._clock.now_ms()
+
+    def call_out(self, connection: Connection, words: str) -> None:
+        """See `Driver`."""
+        connection.execute(_CALL_OUT, {"words": words})
+
+    async def listen(self) -> AsyncGenerator[str, None]:
+        """See `Driver`: on a connection of its own."""
+        import psycopg  # noqa: PLC0415 - an extra, which may not be installed
+
+        address = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
+        try:
+            async with await psycopg.AsyncConnection.connect(address, autocommit=True, **_NETWORK) as connection:
+                found = await (await connection.execute(f"SELECT {_CHANNEL}")).fetchone()
+                assert found is not None  # noqa: S101 - it has one row
+                await connection.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(found[0])))
+                yield ""
+                async for call in connection.notifies():
+                    yield call.payload
+        except (psycopg.Error, OSError) as error:
+            raise StoreUnavailable(f"Nothing is heard of other processes: {type(error).__name__}.") from error
 
     def may_repeat(self, error: SQLAlchemyError) -> bool:
         """See `Driver`."""

@@ -6,6 +6,7 @@ kept from opening transactions of its own (`isolation_level=None`).
 
 import sqlite3
 import time
+from collections.abc import AsyncGenerator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,15 @@ class SqliteDriver:
     def now_ms(self) -> int:
         """See `Driver`; all processes are on this machine."""
         return time.time_ns() // 1_000_000
+
+    def call_out(self, connection: Connection, words: str) -> None:
+        """Nobody: see `Driver.listen`."""
+
+    async def listen(self) -> AsyncGenerator[str, None]:
+        """See `Driver`."""
+        nobody: tuple[str, ...] = ()
+        for words in nobody:
+            yield words
 
     def may_repeat(self, error: SQLAlchemyError) -> bool:  # noqa: ARG002
         """Never: what SQLite cannot do now, it could not do at once."""

@@ -55,15 +55,21 @@ class Duties:
             return False
         return is_taken
 
+    @property
+    def patience_s(self) -> float:
+        """After how long a duty of a process that has died is free for certain; 0 without others."""
+        return 0.0 if self._leases is None else self._leases.lease_ms / 1000 + 1
+
     @asynccontextmanager
-    async def trying(self, name: str) -> AsyncIterator[bool]:
+    async def trying(self, name: str, *, patience_s: float = 0.0) -> AsyncIterator[bool]:
         """Have the duty for as long as the block takes, if no other process has it: whether that is so.
 
+        `patience_s`: so long it may take until the other one lets go, or has died.
         Several in this process may be in such a block at once; it is for them to keep apart.
         """
         self._users[name] += 1
         try:
-            yield await self.has(name)
+            yield await self._has_within(name, patience_s)
         finally:
             self._users[name] -= 1
             if not self._users[name]:
@@ -77,6 +83,13 @@ class Duties:
             while not (is_free or await self.has(name)):  # noqa: ASYNC110 - what ends elsewhere rings no bell here
                 await asyncio.sleep(_LOOK_AGAIN_S)
             yield
+
+    async def _has_within(self, name: str, patience_s: float) -> bool:
+        until_s = asyncio.get_running_loop().time() + patience_s
+        # What ends elsewhere rings no bell here.
+        while not (is_ours := await self.has(name)) and asyncio.get_running_loop().time() < until_s:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        return is_ours
 
     async def drop(self, name: str) -> None:
         """Let another process have it at once; never raises, since it is free before long anyway."""

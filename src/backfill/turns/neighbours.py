@@ -1,11 +1,11 @@
-"""Other processes on the data directory: they are told when something has changed here, and wake this one likewise."""
+"""Other processes on the same rows: they are told when something has changed here, and wake this one likewise."""
 
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from typing import NamedTuple
 
-from backfill.store import ChangeMark
+from backfill.store import BATCHES, Callouts, ChangeMark
 from backfill.turns.duties import Duties
 
 __all__ = ["Company", "Neighbours"]
@@ -17,8 +17,10 @@ _PERIOD_S = 0.05
 class Neighbours:
     """A hint, as a `Bell` is: nothing depends on it but the waiting time."""
 
-    def __init__(self, mark: ChangeMark) -> None:
+    def __init__(self, mark: ChangeMark, callouts: Callouts | None = None) -> None:
+        """`callouts`: the way to processes that do not see the mark; None: there are none."""
         self._mark = mark
+        self._callouts = callouts
         self._seen = mark.read()
         self._stopping = asyncio.Event()
 
@@ -27,6 +29,8 @@ class Neighbours:
         self._mark.renew()
         # What others changed at this very moment is found at the next tick of each loop.
         self._seen = self._mark.read()
+        if self._callouts is not None:
+            self._callouts.tell(BATCHES)
 
     async def listen(self, ring: Callable[[], None]) -> None:
         """Call `ring` whenever another process has changed a batch, until `stop`."""

@@ -28,6 +28,7 @@ OF_THE_SERVICE = (
     "claim_",
     "rows_postgres_",
     "workers_",
+    "remote_store_",
 )
 """The beginnings of keys that other parts measure, each with a smaller test of its own."""
 
@@ -69,8 +70,9 @@ def test_the_measurements_on_null_engines_run() -> None:
 @pytest.mark.timeout(300)
 def test_the_measurements_on_databases_run() -> None:
     report = measure("scale", lines=300, timeout_s=240)
-    measured = {key for key in KEYS if key.startswith(("claim_", "rows_postgres_", "workers_"))}
-    assert len(measured) == 4
+    beginnings = ("claim_", "rows_postgres_", "workers_", "remote_store_")
+    measured = {key for key in KEYS if key.startswith(beginnings)}
+    assert len(measured) == 5
     assert {key for key in measured if report[key] is None} == set()
 
 

@@ -74,7 +74,7 @@ async def test_a_request_of_before_there_were_names_is_known_again(api: Api, fil
     sent = Request({"type": "http", "headers": [(b"idempotency-key", b"k")]})
     made = (await api.client.post("/v1/batches", json=asked, headers={"idempotency-key": "k"})).json()["job"]
     row = await api.services.metadata.get_batch(made["id"])
-    assert row.request_digest == read_attempt(sent, "create", asked).digest
+    assert row.request_digest == read_attempt(sent, 0, "create", asked).digest
     other = await api.client.post("/v1/batches", json=asked | {"name": "n"}, headers={"idempotency-key": "k"})
     assert other.json()["error"]["code"] == "idempotency_key_reuse"
 

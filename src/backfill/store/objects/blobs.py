@@ -49,6 +49,10 @@ class ObjectBlobs:
             writer.write(data)
             writer.seal(sync_folder=sync_folder)
 
+    def write_once(self, key: str, data: bytes) -> bytes:
+        """Write a whole blob if there is none, and give what is there."""
+        return data if self._client.create(key, data) else self.read(key)
+
     def seal_together(self, writers: Sequence[BlobWriter]) -> None:
         """Seal blobs that `create` gave, those of one folder in this order; if it fails some may be there."""
         folders: dict[str, list[ObjectWriter]] = {}
@@ -103,6 +107,15 @@ class ObjectBlobs:
         """The names of the folders right under `prefix` that hold a blob `name`, or a folder with something in it."""
         ways = (found.key.removeprefix(f"{prefix}/").split("/") for found in self._client.list_all(prefix))
         return {way[0] for way in ways if len(way) > 1 and way[1] == name}
+
+    def list_settled(self, prefix: str, before_ms: int) -> Sequence[str]:
+        """The names of the folders right under `prefix` in which nothing was written since then."""
+        changed_at_ms: dict[str, int] = {}
+        for found in self._client.list_all(prefix):
+            name, inside, _ = found.key.removeprefix(f"{prefix}/").partition("/")
+            if inside:
+                changed_at_ms[name] = max(changed_at_ms.get(name, 0), found.changed_at_ms)
+        return sorted(name for name, changed_ms in changed_at_ms.items() if changed_ms < before_ms)
 
     def measure(self, prefix: str) -> int:
         """How many bytes lie under a folder; "": in all."""

@@ -42,6 +42,8 @@ class Found(NamedTuple):
     key: str
     size_bytes: int
     version: str
+    changed_at_ms: int = 0
+    """By the store's clock."""
 
 
 class ObjectClient:
@@ -141,7 +143,7 @@ class ObjectClient:
             pages: Iterator[Sequence[obstore.ObjectMeta]] = obstore.list(
                 self._store, prefix or None, offset=after, chunk_size=_LISTED_AT_ONCE
             )
-            return sorted(Found(one["path"], one["size"], one["e_tag"] or "") for page in pages for one in page)
+            return sorted(_note(one) for page in pages for one in page)
 
         return self._change("list", prefix, ask)
 
@@ -189,6 +191,11 @@ class ObjectClient:
             if is_refused or time.monotonic() - since_s > patience_s or not self._outage.wait(tries):
                 raise failure
             tries += 1
+
+
+def _note(one: "obstore.ObjectMeta") -> Found:
+    changed_at_ms = int(one["last_modified"].timestamp() * 1000)
+    return Found(one["path"], one["size"], one["e_tag"] or "", changed_at_ms)
 
 
 def make_unavailable(verb: str, key: str, error: Exception) -> StoreUnavailable:

@@ -110,7 +110,7 @@ async def create_batch(request: Request, services: ServicesOf, caller: CallerOf)
     """Make a batch of a file that is here; its lines are judged afterwards."""
     wanted, inline = await _read(request, services.config.limits.inline_size_bytes)
     asked = (describe_members(wanted),) if inline is None else (describe_members(wanted), inline.digest)
-    attempt = read_attempt(request, "create", *asked)
+    attempt = read_attempt(request, services.metadata.database.now_ms(), "create", *asked)
     # First, since the file may be gone by the time that a request is sent again.
     batch = await services.turns.find_repeated(caller.owner, attempt)
     if batch is None:

@@ -6,7 +6,7 @@ import msgspec
 from fastapi import Request
 
 from backfill.errors import InvalidInput
-from backfill.turns import Attempt, now_ms
+from backfill.turns import Attempt
 
 __all__ = ["read_attempt"]
 
@@ -14,8 +14,10 @@ KEY_LENGTH_MAX = 255
 REPEAT_WINDOW_MS = 120_000
 
 
-def read_attempt(request: Request, *asked: object) -> Attempt:
+def read_attempt(request: Request, now_ms: int, *asked: object) -> Attempt:
     """What tells this request from others: `asked` is all that it asks for, as values that JSON can express.
+
+    `now_ms`: by the clock that rows are written by.
 
     Without a key, a client may say how often it has sent the request before: more than never means that the answer
     to the first was lost, not that the file shall run twice.
@@ -26,4 +28,4 @@ def read_attempt(request: Request, *asked: object) -> Attempt:
         raise InvalidInput(message, param="Idempotency-Key", code="invalid_idempotency_key")
     is_repeated = request.headers.get("x-stainless-retry-count", "0") != "0"
     digest = hashlib.sha256(msgspec.json.encode(asked, order="sorted")).hexdigest()
-    return Attempt(digest, key, now_ms() - REPEAT_WINDOW_MS if is_repeated else None)
+    return Attempt(digest, key, now_ms - REPEAT_WINDOW_MS if is_repeated else None)

@@ -65,7 +65,7 @@ async def retry_batch(batch_id: str, request: Request, services: ServicesOf, cal
     asked: tuple[object, ...] = (batch_id, *choice) if any(choice) else (batch_id,)
     if wanted.metadata:
         asked += (wanted.metadata,)
-    attempt = read_attempt(request, "retry", *asked)
+    attempt = read_attempt(request, services.metadata.database.now_ms(), "retry", *asked)
     ended = await services.metadata.get_batch(batch_id, caller.owner)
     made = await services.turns.find_repeated(caller.owner, attempt)
     if made is None:
