@@ -59,6 +59,8 @@ KEYS = (
     "claim_ms_postgres",
     "rows_postgres_over_sqlite",
     "workers_2_over_1",
+    "ray_2_over_1",
+    "ray_4_over_1",
 )
 """These stand first in every report, in this order; null where they were not measured."""
 _RATIOS = {

@@ -4,12 +4,18 @@ from collections.abc import Callable
 
 from bench.findings import Findings, Setting
 from bench.scale.claims import measure_claims
+from bench.scale.ray_workers import measure_ray_workers
 from bench.scale.rows import measure_rows
 from bench.scale.workers import measure_workers
 
 __all__ = ["measure_scale"]
 
-_MEASUREMENTS: tuple[Callable[[Setting, Findings], None], ...] = (measure_claims, measure_rows, measure_workers)
+_MEASUREMENTS: tuple[Callable[[Setting, Findings], None], ...] = (
+    measure_claims,
+    measure_rows,
+    measure_workers,
+    measure_ray_workers,
+)
 
 
 def measure_scale(setting: Setting, findings: Findings) -> None:

@@ -19,7 +19,7 @@ from backfill.config import Config, Role
 from backfill.deliver import BatchReceiver, Deliverer, OwnAddresses, ServerReceiver, WebhookSender
 from backfill.dispatch import Crew, Dispatcher, Forecaster, Heartbeat
 from backfill.engines import Fleet
-from backfill.errors import NotFound, StoreBusy, StoreUnavailable
+from backfill.errors import InvalidConfig, NotFound, StoreBusy, StoreUnavailable
 from backfill.intake import (
     Intake,
     Retention,
@@ -191,9 +191,12 @@ async def _settle_in(lock: FolderLock, turns: Turns, *, shares: bool) -> None:
 
 
 def _make_fleet(config: Config, catalogue: Catalogue, role: Role) -> Fleet:
-    # One that answers HTTP alone has no engines; what they are it reads of the others.
-    manned = config.model_copy(update={"engines": {}}) if role is Role.API else config
-    return Fleet.from_config(manned, catalogue.resolve)
+    # One that answers HTTP alone has no engines; what they are it reads of the others. The scaler starts none itself.
+    engines = {} if role is Role.API else config.own_engines
+    if not engines and role is not Role.API:
+        message = 'All engines have place = "ray": they are started by `backfill serve --role scale`, and by no other.'
+        raise InvalidConfig(message, param="engines")
+    return Fleet.from_config(config.model_copy(update={"engines": engines}), catalogue.resolve)
 
 
 async def _open_metadata(config: Config, stack: AsyncExitStack, blobs: Blobs, *, is_shared: bool) -> Metadata:
@@ -374,8 +377,9 @@ def _list_stops(rooms: Rooms) -> list[Callable[[], None]]:
 
 async def _run_loops(rooms: Rooms) -> None:
     async with asyncio.TaskGroup() as group:
-        if rooms.role is not Role.API:
+        if rooms.role in {Role.ALL, Role.WORK}:
             group.create_task(rooms.dispatcher.run(), name="dispatch")
+        if rooms.role is not Role.API:
             group.create_task(rooms.deliverer.run(), name="deliver")
             group.create_task(rooms.webhooks.run(), name="send webhooks")
             group.create_task(rooms.own_webhooks.run(), name="send webhooks of batches")

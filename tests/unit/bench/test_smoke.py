@@ -28,6 +28,7 @@ OF_THE_SERVICE = (
     "claim_",
     "rows_postgres_",
     "workers_",
+    "ray_",
 )
 """The beginnings of keys that other parts measure, each with a smaller test of its own."""
 
@@ -67,10 +68,10 @@ def test_the_measurements_on_null_engines_run() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_measurements_on_databases_run() -> None:
+def test_the_measurements_on_databases_and_on_ray_run() -> None:
     report = measure("scale", lines=300, timeout_s=240)
-    measured = {key for key in KEYS if key.startswith(("claim_", "rows_postgres_", "workers_"))}
-    assert len(measured) == 4
+    measured = {key for key in KEYS if key.startswith(("claim_", "rows_postgres_", "workers_", "ray_"))}
+    assert len(measured) == 6
     assert {key for key in measured if report[key] is None} == set()
 
 
