@@ -127,6 +127,11 @@ class RayNodes:
             for number in range(nodes)
         ]
 
+    def find_kept(self, text: str) -> list[str]:
+        """The files of logs and state in which the text stands."""
+        files = [path for path in self._folder.rglob("*") if path.is_file()]
+        return [str(path.relative_to(self._folder)) for path in files if text.encode() in path.read_bytes()]
+
     @property
     def address(self) -> str:
         """What a client connects to."""

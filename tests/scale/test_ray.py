@@ -12,7 +12,7 @@ import pytest
 from bench.null.process import NullEngine
 from bench.scale.ray_nodes import RayNodes, find_ray
 from tests.support.lines import request_lines
-from tests.support.ray_company import RayCompany
+from tests.support.ray_company import SECRET, RayCompany
 
 CONCURRENCY = 8
 LINES = 60
@@ -54,32 +54,37 @@ def test_workers_come_with_the_work_and_go_after_it(nodes: RayNodes, engine: Nul
         assert (told["state"], told["trouble"]) == ("down", "No replica runs on Ray, since nothing waits for one.")
         # The first batch tells how fast a worker is.
         company.finish(create(company, 1), LINES)
-        batch_ids = create(company, 12, first=LINES)
+        # One that is cut into slices, and others that are not.
+        large, small = create(company, 1, 12 * LINES, first=LINES), create(company, 4, first=13 * LINES)
         company.wait_for_workers(2)
-        company.finish(batch_ids, LINES)
+        company.finish(large, 12 * LINES)
+        company.finish(small, LINES)
         company.wait_for_workers(0)
-        assert count_redone(engine, 13 * LINES) == 0
+        assert count_redone(engine, 17 * LINES) == 0
+        # Ray has kept what it was given, and nothing of the settings.
+        assert nodes.find_kept("backfill.toml")
+        assert nodes.find_kept(SECRET) == []
 
 
 def test_an_actor_is_killed(nodes: RayNodes, engine: NullEngine, tmp_path: Path) -> None:
     with RayCompany(tmp_path, engine.url, nodes, most=1) as company:
-        batch_ids = create(company, 1, 400)
+        batch_ids = create(company, 1, 600)
         engine.wait_for(lambda stats: stats["received"] >= 50, timeout_s=60)
         first = company.wait_for_turn()
         company.kill_actor(first)
-        company.finish(batch_ids, 400)
+        company.finish(batch_ids, 600)
         assert first not in company.worker_pids
-        assert count_redone(engine, 400) <= CONCURRENCY
+        assert count_redone(engine, 600) <= CONCURRENCY
 
 
 @pytest.mark.slow
 def test_a_workers_process_is_killed(nodes: RayNodes, engine: NullEngine, tmp_path: Path) -> None:
     with RayCompany(tmp_path, engine.url, nodes, most=1) as company:
-        batch_ids = create(company, 1, 400)
+        batch_ids = create(company, 1, 600)
         engine.wait_for(lambda stats: stats["received"] >= 50, timeout_s=60)
         os.kill(company.wait_for_turn(), signal.SIGKILL)
-        company.finish(batch_ids, 400)
-        assert count_redone(engine, 400) <= CONCURRENCY
+        company.finish(batch_ids, 600)
+        assert count_redone(engine, 600) <= CONCURRENCY
 
 
 def test_the_scaler_is_killed_and_the_one_that_stood_by_goes_on(

@@ -15,7 +15,10 @@ from bench.scale.ray_nodes import RayNodes
 from tests.support.company import Company
 from tests.support.server_process import BackfillServer
 
-__all__ = ["RayCompany"]
+__all__ = ["SECRET", "RayCompany"]
+
+SECRET = "hush-5f0c1d"
+"""Stands in the settings, and nowhere else."""
 
 _POLL_S = 0.05
 _TIMEOUT_S = 60.0
@@ -27,6 +30,7 @@ lease_s = 1.5
 backoff_s = 0.01
 backoff_max_s = 0.05
 cancel_grace_s = 5
+lines_per_turn = 60
 [ray]
 address = "{address}"
 config_file = "{config_file}"
@@ -35,6 +39,7 @@ clear_s = 0.5
 start_s = 1
 [engines.null]
 url = "{engine_url}"
+api_key = "{secret}"
 concurrency = {concurrency}
 place = "ray"
 replicas = {{ min = {least}, max = {most} }}
@@ -63,6 +68,7 @@ class RayCompany(Company):
                 address=nodes.address,
                 config_file=config_file,
                 engine_url=engine_url,
+                secret=SECRET,
                 concurrency=concurrency,
                 least=least,
                 most=most,
@@ -103,11 +109,9 @@ class RayCompany(Company):
         return self.worker_pids
 
     def wait_for_turn(self) -> int:
-        """The process id of a worker that has a batch, once there is one."""
+        """The process id of a worker that has a batch or a slice of one, once there is one."""
         found: list[Any] = []
-        query = (
-            "SELECT pid FROM batches JOIN workers ON workers.id = batches.holder WHERE batches.state = 'in_progress'"
-        )
+        query = "SELECT pid FROM workers WHERE id IN (SELECT holder FROM batches UNION SELECT holder FROM slices)"
 
         def look() -> object:
             found[:] = self.run(query)

@@ -1,6 +1,7 @@
 """What waits for each engine, as replica-seconds: from the rows of batches, and from what workers tell of theirs."""
 
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,7 @@ from backfill.dispatch.work_left import Ratios
 from backfill.engines import Fleet
 from backfill.plan import Demand, Need, Speed
 from backfill.status import WorkerStatus
-from backfill.store import QueuedBatch, read_ended, read_queue
+from backfill.store import QueuedBatch, count_slices_left, read_ended, read_queue
 from backfill.store.database import Database
 
 __all__ = ["DemandReader", "EngineDemand"]
@@ -27,7 +28,7 @@ class EngineDemand:
 
     demands: list[Demand] = field(default_factory=list)
     free_turns: int = 0
-    """Batches that no worker has."""
+    """Batches, or slices of one that was cut, that no worker has; a few more, where a worker has several slices."""
 
 
 class DemandReader:
@@ -55,17 +56,24 @@ class DemandReader:
             self._before_due_s = time.monotonic() + _ENDED_KEPT_S
         self._learn(workers)
         left = {batch: Need(*tokens) for worker in workers for batch, tokens in worker.report.work_left.items()}
-        held = {batch for worker in workers if worker.id in living for batch in worker.report.batches}
+        holders = Counter(batch for worker in workers if worker.id in living for batch in worker.report.batches)
+        slices_left = await self._count_slices(queue)
         found = {engine: EngineDemand() for engine in self._engines}
         for batch in queue:
+            turns = slices_left.get(batch.id, 1)
+            share = turns / batch.slices if batch.slices else 1.0
+            needs = self._find_needs(batch, left.get(batch.id), share)
             left_s = (batch.deadline_at_ms - now) / 1000
-            needs = self._find_needs(batch, left.get(batch.id))
             for engine, work_s in self._share(needs).items():
                 found[engine].demands.append(Demand(work_s, left_s))
-            if batch.id not in held:
-                for engine in {engine for pool in needs for engine in pool}:
-                    found[engine].free_turns += 1
+            for engine in {engine for pool in needs for engine in pool}:
+                found[engine].free_turns += max(0, turns - holders[batch.id])
         return found
+
+    async def _count_slices(self, queue: Sequence[QueuedBatch]) -> Mapping[str, int]:
+        """Batch that was cut -> how many of its slices are left: so many turns there are on it."""
+        cut = [batch.id for batch in queue if batch.slices]
+        return dict.fromkeys(cut, 0) | await count_slices_left(self._database, cut) if cut else {}
 
     def _learn(self, workers: Sequence[WorkerStatus]) -> None:
         """The mean of what replicas of one engine tell."""
@@ -77,8 +85,8 @@ class DemandReader:
             prompt_s, completion_s = (sum(each) / len(paces) for each in zip(*paces, strict=True))
             self._paces[engine] = (prompt_s, completion_s)
 
-    def _find_needs(self, batch: QueuedBatch, told: Need | None) -> Mapping[Pool, Need]:
-        """Who serves a batch -> what is left for them."""
+    def _find_needs(self, batch: QueuedBatch, told: Need | None, share: float) -> Mapping[Pool, Need]:
+        """Who serves a batch -> what is left for them. `share`: which part of its slices is left, if it was cut."""
         needs: dict[Pool, Need] = {}
         for model, guessed in guess_needs(batch).items():
             pool = self._find_pool(model or batch.model_id, batch.endpoint)
@@ -86,7 +94,7 @@ class DemandReader:
                 # Somebody has to take it, to refuse its lines.
                 pool, guessed = frozenset(self._engines), Need()  # noqa: PLW2901 - there is nothing to compute
             ratios = self._before[pool][1] if pool in self._before else Ratios()
-            needs[pool] = needs.get(pool, Need()).plus(guessed.scaled(ratios.prompt, ratios.completion))
+            needs[pool] = needs.get(pool, Need()).plus(guessed.scaled(share * ratios.prompt, share * ratios.completion))
         if told is None:
             return needs
         # A worker knows better how much is left; between engines it is as it was.

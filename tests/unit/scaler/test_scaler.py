@@ -131,6 +131,18 @@ async def test_one_comes_to_tell_how_fast_it_is_and_then_as_many_as_are_needed(t
         await wait_until(lambda: cluster.count(Phase.UP) == 4)
 
 
+async def test_slices_of_one_batch_are_work_for_several(tmp_path: Path) -> None:
+    cluster = FakeCluster()
+    settings = make_settings(tmp_path) | {"dispatch.lines_per_turn": 5}
+    async with scaling(settings, cluster) as rooms:
+        batch = await create_batch(rooms, request_lines(100))
+        await rooms.turns.admit_waiting()
+        await wait_until(lambda: cluster.count(Phase.UP) == 1)
+        await tell_worker(rooms, 1, WorkerReport(batches=(batch.id,), token_s={"gpu": (0.0, 1.0)}))
+        rooms.turns.ring_bells()
+        await wait_until(lambda: cluster.count(Phase.UP) == 4)
+
+
 async def test_fast_ones_are_not_joined_by_others(tmp_path: Path) -> None:
     cluster = FakeCluster()
     async with scaling(make_settings(tmp_path, idle_s=60.0), cluster) as rooms:
