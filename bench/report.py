@@ -60,6 +60,8 @@ KEYS = (
     "rows_postgres_over_sqlite",
     "workers_2_over_1",
     "remote_store_over_local",
+    "ray_2_over_1",
+    "ray_4_over_1",
 )
 """These stand first in every report, in this order; null where they were not measured."""
 _RATIOS = {

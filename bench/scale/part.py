@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from bench.findings import Findings, Setting
 from bench.scale.claims import measure_claims
+from bench.scale.ray_workers import measure_ray_workers
 from bench.scale.remote import measure_remote
 from bench.scale.rows import measure_rows
 from bench.scale.workers import measure_workers
@@ -15,6 +16,7 @@ _MEASUREMENTS: tuple[Callable[[Setting, Findings], None], ...] = (
     measure_rows,
     measure_workers,
     measure_remote,
+    measure_ray_workers,
 )
 
 

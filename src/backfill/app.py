@@ -18,7 +18,7 @@ from backfill.config import Config, Role
 from backfill.deliver import BatchReceiver, Deliverer, OwnAddresses, ServerReceiver, WebhookSender
 from backfill.dispatch import Crew, Dispatcher, Forecaster, Heartbeat
 from backfill.engines import Fleet
-from backfill.errors import NotFound, StoreBusy
+from backfill.errors import InvalidConfig, NotFound, StoreBusy
 from backfill.intake import (
     Intake,
     Retention,
@@ -55,6 +55,8 @@ __all__ = ["Rooms", "open_rooms", "working"]
 _CONTAINERS_BETWEEN_COLLECTIONS = 20_000
 # Renewed whenever a batch was changed.
 _MARK = "batches.mark"
+_FEEDING = frozenset({Role.ALL, Role.WORK})
+"""Roles of processes that have engines to feed."""
 _log = structlog.get_logger(__name__)
 
 
@@ -151,7 +153,7 @@ async def open_rooms(
             callouts=callouts,
             neighbours=company.neighbours,
             crew=_make_crew(config, metadata) if role is Role.API else None,
-            heartbeat=None if role is Role.API else _make_heartbeat(config, metadata, company, dispatcher, fleet),
+            heartbeat=_make_heartbeat(config, metadata, company, dispatcher, fleet) if role in _FEEDING else None,
         )
 
 
@@ -175,9 +177,12 @@ async def _begin_quota(config: Config, metadata: Metadata, sources: QuotaSources
 
 
 def _make_fleet(config: Config, catalogue: Catalogue, role: Role) -> Fleet:
-    # One that answers HTTP alone has no engines; what they are it reads of the others.
-    manned = config.model_copy(update={"engines": {}}) if role is Role.API else config
-    return Fleet.from_config(manned, catalogue.resolve)
+    # One that answers HTTP alone has no engines; what they are it reads of the others. The scaler starts none itself.
+    engines = config.find_own_engines(role)
+    if not engines and role is not Role.API:
+        message = 'All engines have place = "ray": they are started by `backfill serve --role scale`, and by no other.'
+        raise InvalidConfig(message, param="engines")
+    return Fleet.from_config(config.model_copy(update={"engines": engines}), catalogue.resolve)
 
 
 def _find_company(
@@ -334,8 +339,9 @@ def _list_stops(rooms: Rooms) -> list[Callable[[], None]]:
 
 async def _run_loops(rooms: Rooms) -> None:
     async with asyncio.TaskGroup() as group:
-        if rooms.role is not Role.API:
+        if rooms.role in _FEEDING:
             group.create_task(rooms.dispatcher.run(), name="dispatch")
+        if rooms.role is not Role.API:
             group.create_task(rooms.deliverer.run(), name="deliver")
             group.create_task(rooms.webhooks.run(), name="send webhooks")
             group.create_task(rooms.own_webhooks.run(), name="send webhooks of batches")

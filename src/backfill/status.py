@@ -134,6 +134,10 @@ class WorkerReport(msgspec.Struct, frozen=True):
     models: tuple[ServedModel, ...] = ()
     batches: tuple[str, ...] = ()
     """Ids of those that it works on."""
+    work_left: dict[str, tuple[float, float]] = {}
+    """Batch -> tokens of prompts, without those that are cached, and of answers that its lines here still need."""
+    token_s: dict[str, tuple[float, float]] = {}
+    """Replica -> seconds for a token of a prompt and of an answer, where that is known."""
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -19,7 +19,7 @@ from backfill.config import (
 )
 from backfill.errors import InvalidConfig
 
-COMMON = ("kind", "models", "endpoints", "exclusive", "cost_per_hour", "watts")
+COMMON = ("kind", "models", "endpoints", "exclusive", "cost_per_hour", "watts", "place", "replicas", "resources")
 
 
 def load_engine(**engine: Any) -> Any:
@@ -86,6 +86,49 @@ def test_without_engines_there_are_four_that_share_no_endpoint() -> None:
 def test_what_is_wrong_is_named(engine: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidConfig, match=message):
         load_engine(**engine)
+
+
+ON_RAY = {"url": "http://h", "place": "ray"}
+
+
+@pytest.mark.parametrize(
+    ("engines", "message"),
+    [
+        ({"one": {"place": "slurm"}}, r"'engines\.one\.place' is not valid: .*'here' or 'ray'"),
+        ({"one": {"resources": {"GPU": 1}}}, r"'engines\.one' is not valid: .*need place = \"ray\""),
+        ({"one": {"replicas": {"max": 2}}}, r"'engines\.one' is not valid: .*need place = \"ray\""),
+        ({"one": ON_RAY | {"replicas": {"min": 3, "max": 2}}}, r"'engines\.one\.replicas' .*: min must not be more"),
+        ({"one": ON_RAY | {"replicas": {"max": 0}}}, r"'engines\.one\.replicas\.max' is not valid: .*at least 1"),
+        ({"one": ON_RAY | {"replicas": {"maximum": 1}}}, r"Unknown setting 'engines\.one\.replicas\.maximum'"),
+        ({"one": ON_RAY | {"resources": {"GPU": 0}}}, r"'engines\.one\.resources\.GPU' is not valid"),
+        ({"one": ON_RAY, "two": {"url": "http://h", "models": ["m"]}}, r"the same models and endpoints"),
+    ],
+)
+def test_what_is_wrong_with_places_is_named(engines: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidConfig, match=message):
+        load_config(environment={}, overrides={"engines": engines})
+
+
+@pytest.mark.parametrize("address", ["ray-head", "http://ray-head:6379", ":6379", "ray-head:port"])
+def test_an_address_of_a_cluster_has_a_port(address: str) -> None:
+    with pytest.raises(InvalidConfig, match=r'\'ray\.address\' is not valid: must be "auto" or an address'):
+        load_config(environment={}, overrides={"ray.address": address})
+
+
+def test_who_has_which_engines() -> None:
+    engines = {"far": ON_RAY, "near": {"url": "http://h"}}
+
+    def list_own(**server: str) -> list[str]:
+        config = load_config(environment={}, overrides={"engines": engines, "server": server})
+        return [*config.find_own_engines(config.server.role)]
+
+    assert list_own() == list_own(role="work") == ["near"]
+    assert list_own(role="api") == []
+    assert list_own(role="scale") == list_own(role="work", engine="far") == ["far"]
+    with pytest.raises(InvalidConfig, match=r"must be the name of an engine \(far, near\); 'fra' is none"):
+        list_own(role="work", engine="fra")
+    with pytest.raises(InvalidConfig, match=r'needs server\.role = "work"'):
+        list_own(engine="far")
 
 
 def test_a_file_that_is_no_toml_is_named_with_the_place(tmp_path: Path) -> None:

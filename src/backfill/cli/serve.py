@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 import uvloop
 
+from backfill import scaler
 from backfill.cli.console import emit, write_out
 from backfill.cli.failures import end_on_error
 from backfill.cli.logs import configure_logs
@@ -27,7 +28,13 @@ def serve(  # noqa: PLR0913 - the options of a command
     ] = None,
     role: Annotated[
         Role | None,
-        typer.Option(help="all: everything, alone on the data directory. api and work: side by side on one."),
+        typer.Option(
+            help="all: everything, alone on the data directory. api and work: side by side on one. "
+            "scale: keeps workers on Ray."
+        ),
+    ] = None,
+    engine: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --role work: the one engine that it has.")
     ] = None,
     *,
     deterministic: Deterministic = False,
@@ -36,12 +43,22 @@ def serve(  # noqa: PLR0913 - the options of a command
     """Serve the API and work on batches until stopped."""
     configure_logs(as_json=as_json)
     ports = {"server.port": port, "server.work_port": port}
-    given = {"server.host": host, "data_dir": data_dir, "server.role": role} | ports
+    given = {"server.host": host, "data_dir": data_dir, "server.role": role, "server.engine": engine} | ports
     with end_on_error(as_json=as_json):
         config = load_config(config_file, overrides={key: value for key, value in given.items() if value is not None})
         if deterministic:
             config = make_deterministic(config)
-        uvloop.run(serve_forever(config, lambda url: _announce(url, as_json=as_json)))
+        if config.server.role is Role.SCALE:
+            uvloop.run(scaler.serve_scaler(config, lambda: _announce_scaler(as_json=as_json)))
+        else:
+            uvloop.run(serve_forever(config, lambda url: _announce(url, as_json=as_json)))
+
+
+def _announce_scaler(*, as_json: bool) -> None:
+    if as_json:
+        emit({"event": "ready", "url": "", "pid": os.getpid()})
+    else:
+        write_out("Backfill keeps workers on Ray.")
 
 
 def _announce(url: str, *, as_json: bool) -> None:

@@ -13,6 +13,7 @@ from .engines import (
 from .loading import Config, load_config
 from .media import MediaConfig
 from .money import MoneyConfig
+from .ray import RayConfig, ReplicasConfig
 from .retention import RetentionConfig
 from .sections import DispatchConfig, LimitsConfig, LiveConfig, Role, ServerConfig, TelemetryConfig, WebhooksConfig
 from .store import StoreConfig
@@ -34,6 +35,8 @@ __all__ = [
     "MediaConfig",
     "MoneyConfig",
     "OpenVinoEngineConfig",
+    "RayConfig",
+    "ReplicasConfig",
     "RetentionConfig",
     "Role",
     "ServerConfig",

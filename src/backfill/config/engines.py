@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from backfill.config.money import Amount
+from backfill.config.ray import Place, ReplicasConfig, Resources
 from backfill.config.sections import Section
 
 __all__ = [
@@ -45,6 +46,18 @@ class _Engine(Section):
     """What an hour of the hardware costs while it works: rent, or its price over its years."""
     watts: Amount | None = None
     """What it draws while it works; with `money.price_per_kwh`."""
+    place: Place = "here"
+    """Who starts it: "here" the process that reads these settings, "ray" the scaler, on nodes of a Ray cluster."""
+    replicas: ReplicasConfig = ReplicasConfig()
+    """How many there are on Ray."""
+    resources: Resources = Field(default_factory=dict)
+    """What Ray sets aside for each: "CPU", "GPU", "memory" in bytes, or any other that its nodes have."""
+
+    @model_validator(mode="after")
+    def _check_place(self) -> Self:
+        if self.place != "ray" and (self.resources or self.replicas != ReplicasConfig()):
+            raise ValueError('replicas and resources need place = "ray"')
+        return self
 
     @field_validator("models", mode="before")
     @classmethod

@@ -26,11 +26,13 @@ from backfill.config.engines import (
 )
 from backfill.config.media import MediaConfig
 from backfill.config.money import MoneyConfig
+from backfill.config.ray import RayConfig, ReplicasConfig
 from backfill.config.retention import RetentionConfig
 from backfill.config.sections import (
     DispatchConfig,
     LimitsConfig,
     LiveConfig,
+    Role,
     Section,
     ServerConfig,
     TelemetryConfig,
@@ -67,7 +69,23 @@ class Config(Section):
     catalogue: CatalogueConfig = CatalogueConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
     retention: RetentionConfig = RetentionConfig()
+    ray: RayConfig = RayConfig()
     engines: dict[str, EngineConfig] = Field(default_factory=default_engines)
+
+    @property
+    def engines_on_ray(self) -> dict[str, EngineConfig]:
+        """Those that the scaler has started, on other machines maybe."""
+        return {name: engine for name, engine in self.engines.items() if engine.place == "ray"}
+
+    def find_own_engines(self, role: Role) -> dict[str, EngineConfig]:
+        """Those that a process with these settings has itself in that role, whatever role they name."""
+        if role is Role.API:
+            return {}
+        if role is Role.SCALE:
+            return self.engines_on_ray
+        if self.server.engine and role is Role.WORK:
+            return {self.server.engine: self.engines[self.server.engine]}
+        return {name: engine for name, engine in self.engines.items() if engine.place != "ray"}
 
     @property
     def listed_endpoints(self) -> frozenset[str]:
@@ -78,6 +96,20 @@ class Config(Section):
     def _check_engines(self) -> "Config":
         if not self.engines:
             raise ValueError("at least one engine is needed; leave [engines] out for the built-in one")
+        if self.server.engine and self.server.engine not in self.engines:
+            known = ", ".join(self.engines)
+            message = f"server.engine must be the name of an engine ({known}); {self.server.engine[:100]!r} is none"
+            raise ValueError(message)
+        if self.server.engine and self.server.role is not Role.WORK:
+            raise ValueError('server.engine needs server.role = "work"')
+        return self
+
+    @model_validator(mode="after")
+    def _check_models_of_workers(self) -> "Config":
+        """A worker takes any batch, and refuses lines for models that its engines do not serve."""
+        served = [(engine.models, sorted(engine.endpoints)) for engine in self.engines.values()]
+        if self.engines_on_ray and any(one != served[0] for one in served):
+            raise ValueError('with place = "ray" all engines must have the same models and endpoints')
         return self
 
 
@@ -172,6 +204,8 @@ _SECTIONS: dict[str, type[BaseModel]] = {
     "models": CatalogueModelConfig,
     "telemetry": TelemetryConfig,
     "retention": RetentionConfig,
+    "ray": RayConfig,
+    "replicas": ReplicasConfig,
     "auto": AutoEngineConfig,
     "openvino": OpenVinoEngineConfig,
     "llamacpp": LlamaCppEngineConfig,
@@ -184,7 +218,7 @@ _SECTIONS: dict[str, type[BaseModel]] = {
 def _dotted(error: ValidationError) -> str:
     location = [str(part) for part in error.errors()[0]["loc"]]
     # pydantic puts the union's tag behind the engine's name; the user never wrote it there.
-    if location[0] == "engines" and len(location) > 2:
+    if location[:1] == ["engines"] and len(location) > 2:
         del location[2]
     return ".".join(location)
 

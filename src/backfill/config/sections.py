@@ -37,6 +37,8 @@ class Role(StrEnum):
     """It answers HTTP, and has no engines."""
     WORK = "work"
     """It has engines and works on batches, and answers no HTTP but, if asked, how it is."""
+    SCALE = "scale"
+    """It keeps as many workers on a Ray cluster as there is work for; it answers no HTTP."""
 
 
 class ServerConfig(Section):
@@ -54,6 +56,8 @@ class ServerConfig(Section):
     """Pages for people, at `/`."""
     role: Role = Role.ALL
     """What this process does; several with the roles "api" and "work" may share a data directory."""
+    engine: str = ""
+    """The one engine that a process with the role "work" has; empty: all that Ray does not place."""
     work_port: int | None = Field(None, ge=0, le=65535)
     """Where a process with the role "work" answers `/health`, `/ready` and `/metrics`; None: nowhere."""
     lease_s: float = Field(30.0, ge=0.5, le=3600)

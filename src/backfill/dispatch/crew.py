@@ -64,8 +64,12 @@ class Crew:
 
     def find_wait(self, batch: Batch) -> Waiting | None:
         """Why a batch does not move, as far as it can be told from here."""
-        if batch.state.is_final or batch.state is State.PAUSED or self._living:
+        living = self._living
+        if batch.state.is_final or batch.state is State.PAUSED or any(worker.role == "work" for worker in living):
             return None
+        if living:
+            message = "No worker runs on Ray now; one is started for what waits."
+            return Waiting.explain(WaitReason.STARTING, message, batch.created_at_ms)
         message = "No process that has engines runs (backfill serve --role work)."
         return Waiting.explain(WaitReason.ENGINE, message, max(self._alone_since_ms, batch.created_at_ms))
 

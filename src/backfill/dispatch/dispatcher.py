@@ -197,7 +197,11 @@ class Dispatcher:
         self._paused_of_late.clear()
         lines_per_s = sum(feeder.tally.requests_per_s for feeder in self._feeders.values())
         room = _OPEN_TURNS - len(self._open.list_batches())
-        for turn in await self._turns.take(room, open_turns, landing, lines_per_s=lines_per_s):
+        stock = None
+        if not self._turns.duties.is_alone:
+            places = sum(feeder.concurrency_limit for feeder in self._feeders.values())
+            stock = self._open.take_stock(places, lines_per_s)
+        for turn in await self._turns.take(room, open_turns, landing, lines_per_s=lines_per_s, stock=stock):
             self._begin(turn)
 
     async def _open_further(self) -> None:

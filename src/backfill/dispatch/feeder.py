@@ -124,6 +124,11 @@ class Feeder:
         return self.live.describe(status, limit)
 
     @property
+    def concurrency_limit(self) -> int:
+        """Requests that it is given at most, as found so far."""
+        return self._controller.limit
+
+    @property
     def rival(self) -> str | None:
         """The replica that has the memory which this one needs, if another one has it."""
         return None if self._residency is None else self._residency.find_rival(self)

@@ -18,7 +18,7 @@ from backfill.store import EndedBatch, QueuedBatch, count_slices_left, read_ende
 from backfill.store.database import Database
 from backfill.turns import now_ms
 
-__all__ = ["Claim", "Forecaster", "Pool", "Source", "join_pools", "make_jobs", "measure_ended"]
+__all__ = ["Claim", "Forecaster", "Pool", "Source", "guess_needs", "join_pools", "make_jobs", "measure_ended"]
 
 Pool = frozenset[str]
 """The names of replicas."""
@@ -163,7 +163,7 @@ class Forecaster:
                 self._usual[pool] = work.find_ratios(pool, self._find_usual(pool))
             return work.sum_up({pool: self._find_usual(pool) for pool in work.pools})
         needs: dict[Pool, Need] = {}
-        for model, guessed in _guess(batch).items():
+        for model, guessed in guess_needs(batch).items():
             serving = self._find_pool(model or batch.model_id, batch.endpoint)
             if serving is not None:
                 usual = self._find_usual(serving)
@@ -225,7 +225,7 @@ def _measure_speed(ended: Sequence[EndedBatch]) -> Speed:
 def _measure_ratios(ended: Sequence[EndedBatch]) -> Ratios:
     guessed = Need()
     for batch in ended:
-        for need in _guess(batch).values():
+        for need in guess_needs(batch).values():
             guessed = guessed.plus(need)
     used = _sum_used(ended)
     return Ratios(
@@ -234,7 +234,7 @@ def _measure_ratios(ended: Sequence[EndedBatch]) -> Ratios:
     )
 
 
-def _guess(batch: QueuedBatch | EndedBatch) -> dict[str, Need]:
+def guess_needs(batch: QueuedBatch | EndedBatch) -> dict[str, Need]:
     """Model -> what a batch was taken to need when it was made; by its size, where nothing else was noted."""
     if batch.reserved:
         # Without the correction that was in it already: the ratios that this is multiplied by hold one of their own.

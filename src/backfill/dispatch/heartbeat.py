@@ -82,7 +82,16 @@ class Heartbeat:
             self._worker.report,
             replicas=self._dispatcher.replica_statuses,
             batches=self._dispatcher.open_batches,
+            work_left=self._sum_up_work(),
+            token_s={name: pace.speed.token_s for name, pace in self._dispatcher.paces.items() if pace.speed.is_known},
         )
         now = self._clock_ms()
         self._worker = msgspec.structs.replace(self._worker, seen_at_ms=now, report=report)
         await self._workers.tell(self._worker, now - WORKER_MEMORY_MS)
+
+    def _sum_up_work(self) -> dict[str, tuple[float, float]]:
+        left: dict[str, tuple[float, float]] = {}
+        for batch, work in self._dispatcher.work_left.items():
+            needs = work.sum_up({}).values()
+            left[batch] = (sum(need.prompt_tokens for need in needs), sum(need.completion_tokens for need in needs))
+        return left

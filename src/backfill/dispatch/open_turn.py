@@ -208,6 +208,11 @@ class OpenTurn:
         return bool(self._in_flight)
 
     @property
+    def lines_left(self) -> int:
+        """Lines that have no outcome yet."""
+        return self._remaining
+
+    @property
     def has_moved(self) -> bool:
         """Whether this turn got a line done that the disk holds."""
         return self._writer.synced_records > 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
@@ -9,9 +10,12 @@ from backfill.batch import Batch
 from backfill.dispatch.feeder import Feeder
 from backfill.dispatch.open_turn import OpenTurn
 from backfill.dispatch.slice_supply import OPEN_SLICES_MAX, count_lacking_lines
-from backfill.turns import Turn
+from backfill.turns import Stock, Turn
 
 __all__ = ["Work", "Works"]
+
+# Beside other processes no more of an owner's lines are taken than last so long.
+_STOCK_S = 10.0
 
 
 @dataclass
@@ -74,6 +78,19 @@ class Works:
     def list_batches(self, *, landing: bool = False) -> list[Batch]:
         """Theirs: each once, however many of its slices are open, so that it takes no more places than others."""
         return [*{turn.batch.id: turn.batch for turn in self.list_turns(landing=landing)}.values()]
+
+    def take_stock(self, places: int, lines_per_s: float) -> Stock:
+        """What fills the engines until the next batch is opened; more would lie here while others had nothing to do.
+
+        `places`: requests that the engines are given at once.
+        """
+        lines: Counter[str] = Counter()
+        for work in self._works.values():
+            if not work.is_done:
+                batch = work.turn.batch
+                unopened = batch.counts.total // max(1, batch.slices)
+                lines[batch.owner] += unopened if work.opened is None else work.opened.lines_left
+        return Stock(lines, max(2 * places, round(_STOCK_S * lines_per_s)))
 
     def count_lacking(self, batch: Batch, feeders: Collection[Feeder]) -> int:
         """How many further slices of a batch that was cut to take now, so that none of these runs dry."""

@@ -3,13 +3,18 @@ from .forecast import Job, forecast
 from .groups import LineGroup, Plan
 from .needs import sum_needs
 from .order import plan_lines, prepare
+from .replicas import Bounds, Demand, Descent, Sight, want_replicas
 from .speed import Need, Speed
 
 __all__ = [
+    "Bounds",
+    "Demand",
+    "Descent",
     "Job",
     "LineGroup",
     "Need",
     "Plan",
+    "Sight",
     "Speed",
     "count_slices",
     "cut_lines",
@@ -17,4 +22,5 @@ __all__ = [
     "plan_lines",
     "prepare",
     "sum_needs",
+    "want_replicas",
 ]

@@ -54,6 +54,11 @@ class Speed:
         """Of prompts and answers together, in the mixture that was seen; 0: not known."""
         return (self._prompt + self._completion) / self._busy_s if self._busy_s else 0.0
 
+    @property
+    def token_s(self) -> tuple[float, float]:
+        """Seconds for a token of a prompt and of an answer; only where `is_known`."""
+        return self._fit()
+
     def observe(self, busy_s: float, done: Need) -> None:
         """Take in a stretch of work; one in which nothing was done tells nothing."""
         prompt, completion = done

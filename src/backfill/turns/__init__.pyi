@@ -1,6 +1,7 @@
 from .admission import Verdict, check_endpoint, judge
 from .announcements import Announcements
 from .bell import Bell
+from .choice import Stock
 from .creation import Appraise, Attempt, BatchRequest, Creation
 from .duties import ADMISSION, RETENTION, WEBHOOKS, Duties
 from .neighbours import Company, Neighbours
@@ -22,6 +23,7 @@ __all__ = [
     "Duties",
     "Neighbours",
     "Setbacks",
+    "Stock",
     "Turn",
     "Turns",
     "Verdict",

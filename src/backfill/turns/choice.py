@@ -1,11 +1,13 @@
 """Which of the batches that wait are worked on next. Pure."""
 
+import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import NamedTuple
 
 from backfill.batch import Batch
 
-__all__ = ["Choice"]
+__all__ = ["Choice", "Stock"]
 
 # An owner may have so many turns for each place that is left to others: where he is alone, two places of three.
 _TURNS_PER_FREE_PLACE = 2
@@ -13,6 +15,17 @@ _TURNS_PER_FREE_PLACE = 2
 _PRESSED_SHARE = 0.25
 _PRESSED_TIMES = 2.0
 _OWNERS_PASSED_OVER = 16
+
+
+class Stock(NamedTuple):
+    """What one process has of those batches that others could have instead.
+
+    Of an owner of whom enough is here no further batch is chosen, unless it is pressed.
+    """
+
+    lines: Mapping[str, int]
+    """Owner -> lines of his that are left in open turns."""
+    enough: int
 
 
 class Choice:
@@ -25,13 +38,19 @@ class Choice:
         now_ms: int,
         lines_per_s: float,
         besides: Collection[str] = (),
+        stock: Stock | None = None,
     ) -> None:
-        """`besides`: ids of batches that are not to be chosen, and take nothing of their owners' part."""
+        """`besides`: ids of batches that are not to be chosen, and take nothing of their owners' part.
+
+        `stock`: what is enough, where others take turns too; None: nobody else does.
+        """
         self.last_owner: str | None = None
         """Whose turn it was last, or who was seen last if it was nobody's; None: nobody was seen."""
         self._room = room
         self._now_ms = now_ms
         self._lines_per_s = lines_per_s
+        self._lines = Counter(stock.lines if stock else ())
+        self._lines_enough = stock.enough if stock else math.inf
         self._taken = {*besides, *(batch.id for batch in being_done)}
         self._held = Counter(batch.owner for batch in being_done)
 
@@ -62,6 +81,8 @@ class Choice:
             self._room -= 1
             self._taken.add(batch.id)
             self._held[batch.owner] += 1
+            # Of one that was cut it is one slice.
+            self._lines[batch.owner] += batch.counts.total // max(1, batch.slices)
         return chosen
 
     def _find(self, row: Sequence[Batch], *, is_pressed: bool) -> Batch | None:
@@ -73,7 +94,8 @@ class Choice:
         return None
 
     def _may_have(self, owner: str) -> bool:
-        return self._held[owner] < max(1, _TURNS_PER_FREE_PLACE * self._room)
+        has_enough = self._lines[owner] >= self._lines_enough
+        return not has_enough and self._held[owner] < max(1, _TURNS_PER_FREE_PLACE * self._room)
 
     def _is_pressed(self, batch: Batch) -> bool:
         left_ms = batch.deadline_at_ms - self._now_ms

@@ -58,6 +58,11 @@ class Endings:
         """How long a turn holds that is not renewed."""
         return self._lease_ms / 1000
 
+    @property
+    def holder(self) -> str:
+        """The name of this process on leases."""
+        return self._holder
+
     def subscribe(self) -> Bell:
         """A bell that rings whenever this process has changed a batch."""
         bell = Bell()

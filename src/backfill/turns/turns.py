@@ -13,7 +13,7 @@ from backfill.errors import Conflict, NotFound, TurnLost
 from backfill.index import Survey
 from backfill.store import Metadata
 from backfill.turns.admission import PROBLEMS_SHOWN, check_endpoint, judge
-from backfill.turns.choice import Choice
+from backfill.turns.choice import Choice, Stock
 from backfill.turns.creation import AddBatch, Appraise, Attempt, BatchRequest, Creation
 from backfill.turns.duties import ADMISSION, Duties
 from backfill.turns.endings import BATCHES_AT_ONCE, HELD, LEASE_MS, Endings, let_go, now_ms
@@ -148,13 +148,14 @@ class Turns(Endings):
         landing: Collection[Turn] = (),
         *,
         lines_per_s: float = 0.0,
+        stock: Stock | None = None,
     ) -> list[Turn]:
         """Lease up to `room` batches that wait for a turn, or a slice of each that was cut: `Choice` says which.
 
         `open_turns`: those on which this holder still works, whatever became of its leases. Two of its turns on the
         same lines would write two segments side by side, and a journal has its order from there being one at a time.
         `landing`: those that only wait for what is in flight, and hold no place. `lines_per_s`: how fast the engines
-        are, as far as is known.
+        are, as far as is known. `stock`: what is enough; None: nobody else takes turns.
         """
         if room <= 0:
             return []
@@ -163,7 +164,11 @@ class Turns(Endings):
         # A batch of which several slices are open takes no more of its owner's places than another.
         held = [*{turn.batch.id: turn.batch for turn in open_turns}.values()]
         besides = {turn.batch.id for turn in landing}
-        return await self._taking.take(room, now, lambda: Choice(held, room, now, lines_per_s, besides=besides))
+
+        def begin_choice() -> Choice:
+            return Choice(held, room, now, lines_per_s, besides=besides, stock=stock)
+
+        return await self._taking.take(room, now, begin_choice)
 
     async def take_slices(self, batch: Batch, most: int, besides: Collection[int]) -> list[Turn]:
         """Lease up to `most` further slices of a batch that this holder works on, none of `besides`.

@@ -29,6 +29,7 @@ OF_THE_SERVICE = (
     "rows_postgres_",
     "workers_",
     "remote_store_",
+    "ray_",
 )
 """The beginnings of keys that other parts measure, each with a smaller test of its own."""
 
@@ -68,11 +69,11 @@ def test_the_measurements_on_null_engines_run() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_the_measurements_on_databases_run() -> None:
+def test_the_measurements_on_databases_and_on_ray_run() -> None:
     report = measure("scale", lines=300, timeout_s=240)
-    beginnings = ("claim_", "rows_postgres_", "workers_", "remote_store_")
+    beginnings = ("claim_", "rows_postgres_", "workers_", "remote_store_", "ray_")
     measured = {key for key in KEYS if key.startswith(beginnings)}
-    assert len(measured) == 5
+    assert len(measured) == 7
     assert {key for key in measured if report[key] is None} == set()
 
 

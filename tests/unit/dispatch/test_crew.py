@@ -73,7 +73,8 @@ class House:
         async def list_models() -> list[ServedModel]:
             return [CHAT]
 
-        dispatcher = SimpleNamespace(replica_statuses=(make_replica(replica),), open_batches=batches)
+        told = {"replica_statuses": (make_replica(replica),), "open_batches": batches, "work_left": {}, "paces": {}}
+        dispatcher = SimpleNamespace(**told)
         heartbeat = Heartbeat(
             self.workers,
             name,
@@ -97,12 +98,12 @@ class House:
             self.kill(name)
         self.crew.stop()
 
-    async def note(self, name: str, *, pid: int = 1, **report: Any) -> None:
+    async def note(self, name: str, *, pid: int = 1, role: str = "work", **report: Any) -> None:
         """What a worker on another host told once."""
         told = WorkerReport(**{"replicas": (make_replica("gpu"),), "models": (CHAT,)} | report)
         now = clock_ms()
         row = WorkerStatus(
-            id=name, role="work", host="far", pid=pid, version="1", started_at_ms=now, seen_at_ms=now, report=told
+            id=name, role=role, host="far", pid=pid, version="1", started_at_ms=now, seen_at_ms=now, report=told
         )
         await self.workers.tell(row, 0)
 
@@ -336,5 +337,20 @@ def test_a_database_that_is_away_for_a_while_ends_nothing(rows: RowsPlace) -> No
         house.workers.fails = False
         await house.pass_s(6)
         assert [*house.states.values()] == [ReplicaState.UP]
+
+    run(rows, check)
+
+
+def test_with_a_scaler_and_no_worker_a_batch_waits_for_one_to_be_started(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        await house.note("scaler", role="scale", replicas=())
+        await house.pass_s(0)
+        assert await house.crew.list_models() == [CHAT]
+        waiting = house.crew.find_wait(BATCH)
+        assert waiting is not None
+        assert waiting.reason is WaitReason.STARTING
+        await house.note("worker", pid=2)
+        await house.pass_s(0)
+        assert house.crew.find_wait(BATCH) is None
 
     run(rows, check)

@@ -11,7 +11,7 @@ from backfill.batch import Batch, Counts, State
 from backfill.config import LimitsConfig
 from backfill.store import Metadata
 from backfill.turns import Turns
-from backfill.turns.choice import Choice
+from backfill.turns.choice import Choice, Stock
 from tests.support.rows import RowsPlace
 
 NOW_MS = 1_000_000
@@ -52,6 +52,22 @@ def test_nobody_has_twice_what_an_owner_who_waits_has(owners: list[str]) -> None
     assert len({batch.id for batch in taken}) == len(taken) <= PLACES
     for owner, count in wanted.items():
         assert held[owner] == count or held[owner] >= PLACES // (2 * len(wanted)) - 1
+
+
+def test_beside_others_an_owner_of_whom_enough_is_here_gets_no_more() -> None:
+    waiting = [make_batch(number, "ab"[number % 2], lines=100) for number in range(20)]
+    taken = Choice([], PLACES, NOW_MS, 0.0, stock=Stock({"a": 150}, 200)).choose([], waiting)
+    assert Counter(batch.owner for batch in taken) == {"a": 1, "b": 2}
+    # Owners who have enough must not hide the others.
+    full = Choice(taken, PLACES - 3, NOW_MS, 0.0, stock=Stock({"a": 250, "b": 200}, 200))
+    assert full.owners_to_see == PLACES - 3 + 2
+    assert full.choose([], waiting[4:]) == []
+
+
+def test_what_is_pressed_for_time_is_taken_however_much_is_here() -> None:
+    pressed = make_batch(0, "a", left_ms=HOUR_MS)
+    choice = Choice([], PLACES, NOW_MS, 0.0, stock=Stock({"a": 1000}, 200))
+    assert choice.choose([pressed], [make_batch(1, "a"), pressed]) == [pressed]
 
 
 def test_who_is_pressed_for_time_gets_every_second_place() -> None:
