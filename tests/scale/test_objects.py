@@ -45,6 +45,30 @@ def make_record(line: int, body: bytes = b'{"a":1}') -> Record:
     return Record(line, Outcome.ANSWERED, 200, 1, Usage(10, 5, 1), 1_750_000_000_000, 12, body)
 
 
+def test_what_several_read_at_the_same_time_is_asked_for_once(object_store: ObjectStore, calls: Counter[str]) -> None:
+    """As the slices of a batch do with its input, whose lines may be anywhere in it."""
+    with object_store.opened() as blobs:
+        blobs.write("files/a/content", b"x" * (3 << 20))
+        one, other = blobs.open("files/a/content"), blobs.open("files/a/content")
+        calls.clear()
+        for reader in (one, other):
+            assert reader.read_on(0, 3 << 20) == b"x" * (3 << 20)
+        assert calls["get"] == 3
+        one.close()
+        one.close()
+        assert other.read_on(1 << 20, 9) == b"x" * 9
+        assert calls["get"] == 3
+        # What was written anew is another one.
+        blobs.write("files/a/content", b"y" * 9)
+        with blobs.open("files/a/content") as third:
+            assert third.read_on(0, 9) == b"y" * 9
+        other.close()
+        with blobs.open("files/a/content") as fourth:
+            calls.clear()
+            assert fourth.read_on(0, 9) == b"y" * 9
+            assert calls["get"] == 1
+
+
 def test_lines_in_any_order_cost_one_call_for_some_hundred_of_them(
     object_store: ObjectStore, calls: Counter[str]
 ) -> None:

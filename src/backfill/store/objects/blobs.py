@@ -11,7 +11,7 @@ from backfill.store.objects.client import ObjectClient
 from backfill.store.objects.copies import LocalCopies
 from backfill.store.objects.reader import AHEAD_BYTES, ObjectReader
 from backfill.store.objects.segments import ObjectSegment, SegmentRunReader
-from backfill.store.objects.windows import CacheRoom
+from backfill.store.objects.windows import CacheRoom, SharedWindows
 from backfill.store.objects.writer import ObjectWriter, reach_point
 
 __all__ = ["ObjectBlobs"]
@@ -28,6 +28,7 @@ class ObjectBlobs:
         """`room`: where on the local disk what was read may be kept, and how much of it."""
         self._client = client
         self._room = room
+        self._windows = SharedWindows(room)
         self._copies = LocalCopies(client, room.folder)
 
     @property
@@ -63,7 +64,7 @@ class ObjectBlobs:
 
     def open(self, key: str) -> ObjectReader:
         """Open for random reads; raises NotFound."""
-        return ObjectReader(self._client, self._room, key)
+        return ObjectReader(self._client, self._windows, key)
 
     def look_at(self, key: str) -> BlobMark:
         """Its size and ETag; raises NotFound."""

@@ -4,7 +4,7 @@ from types import TracebackType
 from typing import Self
 
 from backfill.store.objects.client import ObjectClient
-from backfill.store.objects.windows import CacheRoom, WindowFile
+from backfill.store.objects.windows import SharedWindows
 from backfill.store.objects.writer import reach_point
 
 __all__ = ["AHEAD_BYTES", "ObjectReader"]
@@ -16,14 +16,18 @@ AHEAD_BYTES = 4 << 20
 class ObjectReader:
     """One blob, as it was when it was opened: once it is replaced, a read raises NotFound."""
 
-    def __init__(self, client: ObjectClient, room: CacheRoom, key: str) -> None:
+    def __init__(self, client: ObjectClient, shared: SharedWindows, key: str) -> None:
         reach_point("blob.read", "read", key)
         found = client.head(key)
         self._client = client
         self._key = key
         self._version = found.version or None
         self.size_bytes = found.size_bytes
-        self._windows = WindowFile(room, self._load)
+        self._shared = shared
+        # What has no version may be another blob by now, and is nobody else's.
+        self._name = (key, found.version or object())
+        self._windows = shared.take(self._name, self._load)
+        self._is_closed = False
         self._ahead = b""
         self._ahead_offset = 0
         self._next_offset = -1
@@ -55,7 +59,9 @@ class ObjectReader:
 
     def close(self) -> None:
         """Give back what is kept; safe to call twice."""
-        self._windows.close()
+        if not self._is_closed:
+            self._is_closed = True
+            self._shared.give_back(self._name)
         self._ahead = b""
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Pieces of one blob that were read once, kept on the local disk until the reader is closed.
+"""Pieces of one blob that were read once, kept on the local disk until its readers are closed.
 
 Lines are read in any order, as those that begin alike are sent together; so what was paid for once is kept, in a file
 without a name, which nothing has to tidy up. Each piece is asked for once, however many threads want it.
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from backfill.store.permissions import make_folder
 
-__all__ = ["CacheRoom", "WindowFile"]
+__all__ = ["CacheRoom", "SharedWindows", "WindowFile"]
 
 WINDOW_BYTES = 1 << 20
 """Some hundred lines."""
@@ -147,6 +147,32 @@ class WindowFile:
         self._room.give_back(self._kept_bytes)
         self._kept_bytes = 0
         self._ends.clear()
+
+
+class SharedWindows:
+    """What is kept of blobs that several read at the same time, such as the slices of a batch its input: kept once."""
+
+    def __init__(self, room: CacheRoom) -> None:
+        self._room = room
+        self._lock = threading.Lock()
+        self._open: dict[tuple[str, object], tuple[WindowFile, int]] = {}
+        """Key and version of a blob -> what is kept of it, and for how many readers."""
+
+    def take(self, name: tuple[str, object], load: Callable[[int, int], bytes]) -> WindowFile:
+        """What is kept of the blob, until as many have given it back as took it; `load` as for `WindowFile`."""
+        with self._lock:
+            windows, readers = self._open.get(name) or (WindowFile(self._room, load), 0)
+            self._open[name] = (windows, readers + 1)
+        return windows
+
+    def give_back(self, name: tuple[str, object]) -> None:
+        """One reader less."""
+        with self._lock:
+            windows, readers = self._open.pop(name)
+            if readers > 1:
+                self._open[name] = (windows, readers - 1)
+                return
+        windows.close()
 
 
 def _open_nameless(folder: Path) -> int:
