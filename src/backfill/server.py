@@ -50,7 +50,7 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
     """
     _allow_many_files()
     role = config.server.role
-    if role is Role.ALL and config.engines_on_ray:
+    if role is Role.ALL and config.engines_on_ray and not config.store.is_remote:
         message = 'Engines with place = "ray" need processes with the roles "api" and "scale"; "all" would be alone.'
         raise InvalidConfig(message, param="server.role")
     port = config.server.work_port if role is Role.WORK else config.server.port

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from backfill.config import load_config
-from backfill.errors import InvalidConfig
+from backfill.errors import InvalidConfig, StoreUnavailable
 from backfill.scaler import RayCluster, serve_scaler
 from backfill.server import serve
 
@@ -41,3 +41,11 @@ async def test_a_scaler_without_ray_ends_and_says_what_to_install(
     monkeypatch.setattr(RayCluster, "list", miss)
     with pytest.raises(InvalidConfig, match=r'pip install "backfill\[ray\]"'):
         await serve_scaler(load(tmp_path, "scale", ON_RAY), lambda: None)
+
+
+async def test_one_whose_rows_and_files_lie_elsewhere_is_not_alone(tmp_path: Path) -> None:
+    engines = {"near": {"url": "http://127.0.0.1:9"}} | ON_RAY
+    store = {"store.metadata": "postgresql://me:hush@127.0.0.1:9/rows", "store.blobs": "s3://bucket/prefix"}
+    overrides = {"data_dir": str(tmp_path), "server.port": 0, "engines": engines} | store
+    with pytest.raises(StoreUnavailable):
+        await serve(load_config(environment={}, overrides=overrides), pytest.fail)
