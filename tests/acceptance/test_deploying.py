@@ -121,3 +121,10 @@ def test_the_page_names_files_that_are_there() -> None:
     page = (ROOT / "docs" / "deploying.md").read_text()
     for name in set(re.findall(r"deploy/([\w.-]+\w)", page)) - {"compose.env"}:
         assert (DEPLOY / name).is_file(), name
+
+
+def test_the_page_names_metrics_that_are_there() -> None:
+    page = (ROOT / "docs" / "deploying.md").read_text()
+    named = set(re.findall(r"`(backfill_\w+)`", page))
+    assert named
+    assert named <= set(re.findall(r"backfill_\w+", (ROOT / "docs" / "observability.md").read_text()))

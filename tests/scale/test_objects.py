@@ -2,6 +2,7 @@
 
 import random
 import threading
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -246,3 +247,30 @@ def test_slices_of_one_batch_are_fenced_each_by_itself_and_ask_for_nothing_once_
         # One for the folder, one for the only segment that may still grow.
         assert calls["list"] == 2
         fold.close()
+
+
+def test_who_reads_on_waits_for_the_first_piece_alone(object_store: ObjectStore, calls: Counter[str]) -> None:
+    lines, length = 6000, 1000
+    with object_store.opened() as blobs:
+        blobs.write("files/a/content", b"".join(b"%-999d\n" % number for number in range(lines)))
+        with blobs.open("files/a/content") as reader:
+            calls.clear()
+            assert int(reader.read_on(0, length)) == 0
+            # What lies behind comes by itself.
+            for behind in (1_500_000, 2_500_000):
+                while not reader.is_at_hand(behind, length):
+                    time.sleep(0.01)
+            assert not reader.is_at_hand(4_000_000, length)
+            assert calls["get"] == 3
+            assert [int(reader.read_on(line * length, length)) for line in range(lines)] == list(range(lines))
+            assert calls["get"] == 6
+            # Also backwards, across pieces, and beyond the end.
+            assert [int(reader.read_on(line * length, length)) for line in (5, 4, 1048, 1, 5999)] == [
+                5,
+                4,
+                1048,
+                1,
+                5999,
+            ]
+            assert len(reader.read_on(lines * length - 10, 100)) == 10
+            assert calls["get"] == 6

@@ -26,7 +26,7 @@ class ObjectReader:
         self._shared = shared
         # What has no version may be another blob by now, and is nobody else's.
         self._name = (key, found.version or object())
-        self._windows = shared.take(self._name, self._load)
+        self._windows = shared.take(self._name, self._load, client.threads, self.size_bytes)
         self._is_closed = False
         self._ahead = b""
         self._ahead_offset = 0
