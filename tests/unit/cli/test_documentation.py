@@ -65,7 +65,7 @@ def test_defaults_and_variables_are_as_documented() -> None:
         "money.price_per_kwh",
         "telemetry.endpoint",
     }
-    sections = ("store", "server", "limits", "dispatch", "live", "webhooks", "media", "money", "telemetry", "retention")
+    sections = ("store", "server", "limits", "dispatch", "live", "webhooks", "media", "money", "telemetry", "retention", "ray")
     assert documented == {f"{each}.{name}" for each in sections for name in type(getattr(config, each)).model_fields}
 
 
