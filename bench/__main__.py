@@ -63,6 +63,7 @@ def _parse_options() -> argparse.Namespace:
         help="lines of 2,000 bytes in the input file; what has files of its own shrinks with it",
     )
     parser.add_argument("--repeats", type=int, help="runs of each measurement; without it, as many as suit each")
+    parser.add_argument("--seed", type=int, default=1, help="for what the storm of the part `scale` draws by lot")
     parser.add_argument("--concurrency", type=int, default=64, help="requests in flight at most")
     parser.add_argument(
         "--only", action="append", choices=_PARTS, help="measure only this, or these if given again; the rest is null"
@@ -91,7 +92,7 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="run-", dir=_RESULTS) as folder:
         input_path = write_input_file(Path(folder) / "input.jsonl", options.lines)
-        setting = Setting(Path(folder), input_path, options.lines, options.concurrency, options.repeats)
+        setting = Setting(Path(folder), input_path, options.lines, options.concurrency, options.repeats, options.seed)
         for name, measure in _PARTS.items():
             if options.only is None or name in options.only:
                 measure(setting, findings)

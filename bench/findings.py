@@ -37,6 +37,8 @@ class Setting:
     concurrency: int
     repeats: int | None = None
     """Runs of each measurement; None: as many as suit it."""
+    seed: int = 1
+    """For what is drawn by lot."""
 
     def make_folder(self) -> Path:
         """A new folder for one run."""

@@ -33,11 +33,16 @@ class ReadyProcess(ABC):
         """The child's process id."""
         return self._running().pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is there."""
+        return self._process is not None and self._process.poll() is None
+
     def start(self) -> Self:
         """Start the process and wait until it says that it answers; raises RuntimeError if it does not."""
         self._process = self._spawn()
         try:
-            self.url = json.loads(self._read_line())["url"]
+            self.url = self._read_url()
         except BaseException:
             # A start that is broken off leaves nothing behind.
             self.kill()
@@ -63,6 +68,13 @@ class ReadyProcess(ABC):
     @abstractmethod
     def _spawn(self) -> subprocess.Popen[bytes]:
         """Start the process with its standard output in a pipe."""
+
+    def _read_url(self) -> str:
+        said = json.loads(self._read_line())
+        if "url" not in said:
+            message = f"the process did not come up; it said {said}"
+            raise RuntimeError(message)
+        return str(said["url"])
 
     def _read_line(self) -> bytes:
         stdout = self._running().stdout

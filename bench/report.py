@@ -62,6 +62,10 @@ KEYS = (
     "remote_store_over_local",
     "ray_2_over_1",
     "ray_4_over_1",
+    "takeover_s",
+    "storm_lost",
+    "storm_doubled",
+    "storm_redone_finished",
 )
 """These stand first in every report, in this order; null where they were not measured."""
 _RATIOS = {

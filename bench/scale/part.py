@@ -7,6 +7,8 @@ from bench.scale.claims import measure_claims
 from bench.scale.ray_workers import measure_ray_workers
 from bench.scale.remote import measure_remote
 from bench.scale.rows import measure_rows
+from bench.scale.storm import measure_storm
+from bench.scale.takeover import measure_takeover
 from bench.scale.workers import measure_workers
 
 __all__ = ["measure_scale"]
@@ -17,6 +19,8 @@ _MEASUREMENTS: tuple[Callable[[Setting, Findings], None], ...] = (
     measure_workers,
     measure_remote,
     measure_ray_workers,
+    measure_takeover,
+    measure_storm,
 )
 
 

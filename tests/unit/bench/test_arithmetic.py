@@ -14,10 +14,14 @@ from yarl import URL
 from backfill.engines import EngineClient, client
 from bench.bare_loop import _KEEP_ALIVE_S, _open_plain_session
 from bench.exactness import Redone, count_redone, find_violations, read_custom_ids
+from bench.findings import Findings
 from bench.input_file import LINE_BYTES, make_body, make_custom_id, make_line, make_marker, write_input_file
 from bench.null.engine import _MARKER
 from bench.process_usage import read_cpu_s, read_peak_mb, read_resident_mb, reset_peak
 from bench.report import KEYS, divide, make_report, summarize
+from bench.scale.journal_watch import JournalWatch
+from bench.scale.storm import judge_jobs
+from bench.scale.storm_clients import Job
 
 EXPECTED = ["a", "b", "c", "d"]
 
@@ -167,3 +171,38 @@ async def test_the_plain_session_is_set_up_as_our_client_is() -> None:
 
 def test_reports_are_json() -> None:
     assert msgspec.json.decode(json.dumps(make_report({}, {}, []))).keys() >= set(KEYS)
+
+
+def test_a_request_that_comes_after_its_record_was_seen_is_found(tmp_path: Path) -> None:
+    watch = JournalWatch(tmp_path, {})
+    watch.seen_ns = {1: 100, 2: 100}
+    received = [
+        ("received", make_marker(line), at_ns) for line, at_ns in ((1, 90), (2, 90), (3, 90), (2, 110), (3, 110))
+    ]
+    assert watch.find_redone([*received, ("answered", make_marker(1), 110)]) == {2}
+
+
+THREE = [make_custom_id(line) for line in (7, 8, 9)]
+
+
+def make_job(**outcome: list[str]) -> Job:
+    return Job(**({"first": 7, "lines": 3, "follows": True, "output": THREE, "followed": THREE} | outcome))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("job", "lost", "doubled"),
+    [
+        (make_job(followed=THREE[::-1]), 0, 0),
+        (make_job(output=THREE[:2]), 1, 0),
+        (make_job(followed=THREE[1:]), 1, 0),
+        (make_job(output=THREE[:2], errors=THREE[2:]), 1, 0),
+        (make_job(output=[*THREE, THREE[0]]), 0, 1),
+        (make_job(errors=THREE[:1]), 1, 1),
+        (make_job(followed=[*THREE, *THREE[1:]]), 0, 2),
+    ],
+)
+def test_what_a_storm_breaks_is_counted(job: Job, lost: int, doubled: int) -> None:
+    findings = Findings()
+    judge_jobs(findings, [job])
+    assert findings.timings == {"storm_lost": [lost], "storm_doubled": [doubled]}
+    assert bool(findings.violations) == bool(lost or doubled)
