@@ -16,7 +16,7 @@ from backfill.accounts import Keys, Quota, QuotaSources, TokenGuess, UsageBook, 
 from backfill.catalogue import Catalogue
 from backfill.config import Config, Role
 from backfill.deliver import BatchReceiver, Deliverer, OwnAddresses, ServerReceiver, WebhookSender
-from backfill.dispatch import Crew, Dispatcher, Forecaster, Heartbeat
+from backfill.dispatch import Colleagues, Crew, Dispatcher, Forecaster, Heartbeat
 from backfill.engines import Fleet
 from backfill.errors import InvalidConfig, NotFound, StoreBusy
 from backfill.intake import (
@@ -128,7 +128,8 @@ async def open_rooms(
         turns = _make_turns(config, catalogue, metadata, quota, company, shares=shares)
         await _settle_in(lock, turns, company, stack, shares=shares)
         fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
-        dispatcher = Dispatcher(turns, blobs, fleet, config.dispatch, intake.inputs.check_content, media)
+        policy, others = config.dispatch, _make_colleagues(metadata, catalogue, company)
+        dispatcher = Dispatcher(turns, blobs, fleet, policy, intake.inputs.check_content, media, colleagues=others)
         yield Rooms(
             config=config,
             role=role,
@@ -204,6 +205,12 @@ def _find_company(
 def _make_crew(config: Config, metadata: Metadata) -> Crew:
     database = metadata.database
     return Crew(Workers(database), database.now_ms, config.server.lease_ms)
+
+
+def _make_colleagues(metadata: Metadata, catalogue: Catalogue, company: Company) -> Colleagues | None:
+    if company.neighbours is None:
+        return None
+    return Colleagues(Workers(metadata.database), metadata.database.now_ms, catalogue.resolve)
 
 
 def _make_heartbeat(
