@@ -118,8 +118,7 @@ async def open_rooms(
         lock, blobs, metadata, stored_keys = await open_store(config, stack, shares=shares)
         callouts, company = _find_company(config, metadata, stack, has_others=has_others)
         intake = await _open_intake(config, blobs, metadata, company.duties)
-        uploaded = UploadedMedia(blobs, metadata, config.media)
-        media = await _open_media(config, uploaded, stack, media_folder, shares=shares)
+        media = await _open_media(config, blobs, metadata, stack, media_folder, shares=shares)
         progress = Progress(blobs)
         stack.callback(progress.close)
         keys = Keys(stored_keys, [key.get_secret_value() for key in config.server.api_keys])
@@ -238,7 +237,8 @@ async def _open_intake(config: Config, blobs: Blobs, metadata: Metadata, duties:
 
 async def _open_media(
     config: Config,
-    uploaded: UploadedMedia,
+    blobs: Blobs,
+    metadata: Metadata,
     stack: AsyncExitStack,
     media_folder: Path | None,
     *,
@@ -246,7 +246,8 @@ async def _open_media(
 ) -> MediaLibrary:
     media_store = await asyncio.to_thread(_find_media_store, config.data_dir, stack) if shares else None
     local = None if media_folder is None else LocalFiles(media_folder, config.media)
-    media = MediaLibrary(media_store or config.data_dir / "media", config.media, uploaded.find, local)
+    find_uploaded = UploadedMedia(blobs, metadata, config.media).find
+    media = MediaLibrary(media_store or config.data_dir / "media", config.media, find_uploaded, local)
     stack.push_async_callback(media.close)
     await LiveMedia(media).sweep()
     return media

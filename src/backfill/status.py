@@ -145,6 +145,10 @@ class WorkerReport(msgspec.Struct, frozen=True):
     has_ended: bool = False
     """In order: nothing of it is shown any more, but what it served may come back."""
 
+    def end(self) -> "WorkerReport":
+        """What is told of it once it has ended."""
+        return WorkerReport(models=self.models, any_model_at=self.any_model_at, has_ended=True)
+
     def serves(self, model: str, endpoint: str) -> bool:
         """Whether one of its engines takes such requests."""
         if endpoint in self.any_model_at:

@@ -132,6 +132,29 @@ def test_lines_wait_for_a_worker_that_is_down_and_are_then_done(
     assert batch["error_file_id"] is None
 
 
+def test_after_all_have_ended_the_first_to_start_refuses_nothing_of_the_others(
+    tmp_path: Path, stack: ExitStack
+) -> None:
+    site = Site(tmp_path / "data", stack)
+    site.begin("model-a", "model-b")
+    site.company.client.wait_for_end(site.create(["model-a"], lines=1))
+    for worker in site.workers.values():
+        worker.kill()
+    client = site.company.client
+    batch_id = site.create(["model-a", "model-b"])
+    for process in site.company.apis:
+        process.kill()
+    # Alone in the data directory, it knows that all others are dead.
+    site.workers["model-a"].start()
+    site.company.wait_until(lambda: len(site.engines["model-a"].markers("received")) > LINES // 2)
+    for process in site.company.apis:
+        process.start()
+    site.wait_for_wait(batch_id)
+    site.workers["model-b"].start()
+    batch = client.wait_for_end(batch_id)
+    assert [line["custom_id"] for line in site.read(batch, "output")] == [f"request-{n}" for n in range(LINES)]
+
+
 def test_what_waits_for_a_worker_is_cancelled_with_every_line_in_the_error_file(
     tmp_path: Path, stack: ExitStack
 ) -> None:

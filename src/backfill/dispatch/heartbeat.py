@@ -65,11 +65,8 @@ class Heartbeat:
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._period_s):
                     await self._stopping.wait()
-        ended = WorkerReport(
-            models=self._worker.report.models, any_model_at=self._fleet.endpoints_of_any, has_ended=True
-        )
         with suppress(StoreUnavailable):
-            await self._write(ended)
+            await self._write(self._worker.report.end())
 
     def stop(self) -> None:
         """End `run`."""
