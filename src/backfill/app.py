@@ -16,7 +16,7 @@ from backfill.accounts import Keys, Quota, QuotaSources, TokenGuess, UsageBook, 
 from backfill.catalogue import Catalogue
 from backfill.config import Config, Role
 from backfill.deliver import BatchReceiver, Deliverer, OwnAddresses, ServerReceiver, WebhookSender
-from backfill.dispatch import Crew, Dispatcher, Forecaster, Heartbeat
+from backfill.dispatch import Colleagues, Crew, Dispatcher, Forecaster, Heartbeat
 from backfill.engines import Fleet
 from backfill.errors import InvalidConfig, NotFound, StoreBusy
 from backfill.intake import (
@@ -118,8 +118,7 @@ async def open_rooms(
         lock, blobs, metadata, stored_keys = await open_store(config, stack, shares=shares)
         callouts, company = _find_company(config, metadata, stack, has_others=has_others)
         intake = await _open_intake(config, blobs, metadata, company.duties)
-        uploaded = UploadedMedia(blobs, metadata, config.media)
-        media = await _open_media(config, uploaded, stack, media_folder, shares=shares)
+        media = await _open_media(config, blobs, metadata, stack, media_folder, shares=shares)
         progress = Progress(blobs)
         stack.callback(progress.close)
         keys = Keys(stored_keys, [key.get_secret_value() for key in config.server.api_keys])
@@ -128,7 +127,8 @@ async def open_rooms(
         turns = _make_turns(config, catalogue, metadata, quota, company, shares=shares)
         await _settle_in(lock, turns, company, stack, shares=shares)
         fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
-        dispatcher = Dispatcher(turns, blobs, fleet, config.dispatch, intake.inputs.check_content, media)
+        policy, others = config.dispatch, _make_colleagues(metadata, catalogue, company)
+        dispatcher = Dispatcher(turns, blobs, fleet, policy, intake.inputs.check_content, media, colleagues=others)
         yield Rooms(
             config=config,
             role=role,
@@ -206,6 +206,12 @@ def _make_crew(config: Config, metadata: Metadata) -> Crew:
     return Crew(Workers(database), database.now_ms, config.server.lease_ms)
 
 
+def _make_colleagues(metadata: Metadata, catalogue: Catalogue, company: Company) -> Colleagues | None:
+    if company.neighbours is None:
+        return None
+    return Colleagues(Workers(metadata.database), metadata.database.now_ms, catalogue.resolve)
+
+
 def _make_heartbeat(
     config: Config, metadata: Metadata, company: Company, dispatcher: Dispatcher, fleet: Fleet
 ) -> Heartbeat | None:
@@ -231,7 +237,8 @@ async def _open_intake(config: Config, blobs: Blobs, metadata: Metadata, duties:
 
 async def _open_media(
     config: Config,
-    uploaded: UploadedMedia,
+    blobs: Blobs,
+    metadata: Metadata,
     stack: AsyncExitStack,
     media_folder: Path | None,
     *,
@@ -239,7 +246,8 @@ async def _open_media(
 ) -> MediaLibrary:
     media_store = await asyncio.to_thread(_find_media_store, config.data_dir, stack) if shares else None
     local = None if media_folder is None else LocalFiles(media_folder, config.media)
-    media = MediaLibrary(media_store or config.data_dir / "media", config.media, uploaded.find, local)
+    find_uploaded = UploadedMedia(blobs, metadata, config.media).find
+    media = MediaLibrary(media_store or config.data_dir / "media", config.media, find_uploaded, local)
     stack.push_async_callback(media.close)
     await LiveMedia(media).sweep()
     return media

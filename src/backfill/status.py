@@ -138,6 +138,22 @@ class WorkerReport(msgspec.Struct, frozen=True):
     """Batch -> tokens of prompts, without those that are cached, and of answers that its lines here still need."""
     token_s: dict[str, tuple[float, float]] = {}
     """Replica -> seconds for a token of a prompt and of an answer, where that is known."""
+    any_model_at: tuple[str, ...] = ()
+    """Endpoints at which one of its engines takes any model."""
+    left_batches: Mapping[str, tuple[str, ...]] = {}
+    """Batch of which it has left lines to others -> the models that these name."""
+    has_ended: bool = False
+    """In order: nothing of it is shown any more, but what it served may come back."""
+
+    def end(self) -> "WorkerReport":
+        """What is told of it once it has ended."""
+        return WorkerReport(models=self.models, any_model_at=self.any_model_at, has_ended=True)
+
+    def serves(self, model: str, endpoint: str) -> bool:
+        """Whether one of its engines takes such requests."""
+        if endpoint in self.any_model_at:
+            return True
+        return any(served.id == model and endpoint in served.endpoints for served in self.models)
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,8 +169,8 @@ class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
     report: WorkerReport = WorkerReport()
 
     def is_lost(self, now_ms: int, silence_ms: int = WORKER_SILENCE_MS) -> bool:
-        """Whether it has been silent for so long that it must be taken for dead."""
-        return now_ms - self.seen_at_ms > silence_ms
+        """Whether it has ended, or been silent for so long that it must be taken for dead."""
+        return self.report.has_ended or now_ms - self.seen_at_ms > silence_ms
 
 
 class WaitReason(StrEnum):

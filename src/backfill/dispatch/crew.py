@@ -8,6 +8,7 @@ import msgspec
 import structlog
 
 from backfill.batch import Batch, State
+from backfill.dispatch.left_turns import explain_left
 from backfill.errors import StoreUnavailable
 from backfill.status import (
     WORKER_MEMORY_MS,
@@ -17,6 +18,7 @@ from backfill.status import (
     ServedModel,
     Waiting,
     WaitReason,
+    WorkerReport,
     WorkerStatus,
 )
 from backfill.store import Workers
@@ -64,14 +66,25 @@ class Crew:
 
     def find_wait(self, batch: Batch) -> Waiting | None:
         """Why a batch does not move, as far as it can be told from here."""
-        living = self._living
-        if batch.state.is_final or batch.state is State.PAUSED or any(worker.role == "work" for worker in living):
+        if batch.state.is_final or batch.state is State.PAUSED:
             return None
-        if living:
+        workers = [worker.report for worker in self._living if worker.role == "work"]
+        if workers:
+            return self._explain_left(batch, workers)
+        if self._living:
             message = "No worker runs on Ray now; one is started for what waits."
             return Waiting.explain(WaitReason.STARTING, message, batch.created_at_ms)
         message = "No process that has engines runs (backfill serve --role work)."
         return Waiting.explain(WaitReason.ENGINE, message, max(self._alone_since_ms, batch.created_at_ms))
+
+    def _explain_left(self, batch: Batch, living: Sequence[WorkerReport]) -> Waiting | None:
+        """What is told of a batch on which nobody works, as its lines are left for a worker that does not run."""
+        models = {model for report in living for model in report.left_batches.get(batch.id, ())}
+        if not models or any(batch.id in report.batches for report in living):
+            return None
+        message = explain_left(batch, sorted(models), living)
+        since_ms = batch.started_at_ms or batch.created_at_ms
+        return None if message is None else Waiting.explain(WaitReason.ENGINE, message, since_ms)
 
     async def run(self) -> None:
         """Read until `stop` is called."""
@@ -97,7 +110,8 @@ class Crew:
     def _find_shown(self, workers: Sequence[WorkerStatus]) -> list[WorkerStatus]:
         """Without those that are forgotten; where all are dead, nobody removes their rows."""
         now = self._clock_ms()
-        remembered = [worker for worker in workers if now - worker.seen_at_ms <= WORKER_MEMORY_MS]
+        told = [worker for worker in workers if not worker.report.has_ended]
+        remembered = [worker for worker in told if now - worker.seen_at_ms <= WORKER_MEMORY_MS]
         # In a container each is process 1: what was started again has the name of what was killed.
         latest = {(worker.host, worker.pid): worker.id for worker in remembered}
         return [

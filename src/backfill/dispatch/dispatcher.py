@@ -10,8 +10,10 @@ import structlog
 
 from backfill.batch import Batch, BatchProblem, State
 from backfill.config import DispatchConfig
+from backfill.dispatch.colleagues import Colleagues
 from backfill.dispatch.cut_inputs import CutInputs
 from backfill.dispatch.feeder import Feeder
+from backfill.dispatch.left_turns import LeftTurns
 from backfill.dispatch.open_turn import OpenTurn
 from backfill.dispatch.pace import Pace
 from backfill.dispatch.residency import Residency
@@ -44,7 +46,7 @@ _log = structlog.get_logger(__name__)
 class Dispatcher:
     """Works on every batch that is due, until stopped. Whatever it has not finished, the next dispatcher will."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is not said has a default
         self,
         turns: Turns,
         blobs: Blobs,
@@ -52,10 +54,13 @@ class Dispatcher:
         policy: DispatchConfig,
         check_input: Callable[[Batch], Awaitable[None]],
         media: MediaLibrary | None = None,
+        *,
+        colleagues: Colleagues | None = None,
     ) -> None:
         """`check_input` raises InputLost if what the batch reads is not what was uploaded, and cannot be had again.
 
-        `media` has what lines name; without it they are sent as they are.
+        `media` has what lines name; without it they are sent as they are. `colleagues`: the workers of the
+        installation; None: there is this process alone.
         """
         self._turns = turns
         self._blobs = blobs
@@ -63,6 +68,8 @@ class Dispatcher:
         self._policy = policy
         self._check_input = check_input
         self._media = media
+        self.left = LeftTurns(colleagues)
+        """What is none for this process, as other workers serve it."""
         self._bell = turns.subscribe()
         dice = random.Random()  # noqa: S311 - jitter, not a secret
         shared = {replica.limits.exclusive: Residency() for replica in fleet.replicas if replica.limits.exclusive}
@@ -166,6 +173,7 @@ class Dispatcher:
             self._turns.expire_due,
             self._open_new,
             self._open_further,
+            self._open_left,
             self._renew,
         )
         while not self._stopped.is_set():
@@ -201,7 +209,11 @@ class Dispatcher:
         if not self._turns.duties.is_alone:
             places = sum(feeder.concurrency_limit for feeder in self._feeders.values())
             stock = self._open.take_stock(places, lines_per_s)
-        for turn in await self._turns.take(room, open_turns, landing, lines_per_s=lines_per_s, stock=stock):
+        passed_over = self.left.batches
+        take = self._turns.take(
+            room, open_turns, landing, lines_per_s=lines_per_s, stock=stock, passed_over=passed_over
+        )
+        for turn in await take:
             self._begin(turn)
 
     async def _open_further(self) -> None:
@@ -216,10 +228,18 @@ class Dispatcher:
             if not most:
                 continue
             own = [work.turn.slice_number for work in self._open.find(batch.id)]
-            turns = await self._turns.take_slices(batch, most, own)
+            turns = await self._turns.take_slices(batch, most, own + self.left.list_slices(batch.id))
             if not turns:
                 self._none_free_until_s[batch.id] = now_s + _TICK_S
             for turn in turns:
+                self._begin(turn)
+
+    async def _open_left(self) -> None:
+        """Take slices that became free of batches of which others are left to other workers."""
+        batches = await self.left.revise()
+        opened = {batch.id for batch in self._open.list_batches()}
+        for batch in [batch for batch in batches if batch.id not in opened][: max(0, _OPEN_TURNS - len(opened))]:
+            for turn in await self._turns.take_slices(batch, 1, self.left.list_slices(batch.id)):
                 self._begin(turn)
 
     def _begin(self, turn: Turn) -> None:
@@ -277,12 +297,16 @@ class Dispatcher:
                 openings=self._openings,
                 library=self._media,
                 cuts=self._cuts,
+                colleagues=self.left.colleagues,
             )
             work.is_fenced = True
-            drained = await self._feed_from(work, opened)
+            is_through = await self._feed_from(work, opened)
+            drained = is_through and not opened.left_models
             failure = opened.failure
             if opened.has_moved:
                 self._turns.setbacks.forget(turn.batch.id)
+            if is_through and opened.left_models:
+                self.left.note(turn, opened.left_models, opened.left_version)
             if drained:
                 # What was overwritten while it was read must not end as if nothing had been.
                 await self._check_input(turn.batch)

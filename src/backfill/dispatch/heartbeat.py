@@ -26,7 +26,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Heartbeat:
-    """Tells of this process until stopped; one that ends properly takes its row away."""
+    """Tells of this process until stopped; one that ends properly says so, and what it served."""
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class Heartbeat:
                 async with asyncio.timeout(self._period_s):
                     await self._stopping.wait()
         with suppress(StoreUnavailable):
-            await self._workers.remove(self._worker.id)
+            await self._write(self._worker.report.end())
 
     def stop(self) -> None:
         """End `run`."""
@@ -84,7 +84,12 @@ class Heartbeat:
             batches=self._dispatcher.open_batches,
             work_left=self._sum_up_work(),
             token_s={name: pace.speed.token_s for name, pace in self._dispatcher.paces.items() if pace.speed.is_known},
+            any_model_at=self._fleet.endpoints_of_any,
+            left_batches=self._dispatcher.left.told,
         )
+        await self._write(report)
+
+    async def _write(self, report: WorkerReport) -> None:
         now = self._clock_ms()
         self._worker = msgspec.structs.replace(self._worker, seen_at_ms=now, report=report)
         await self._workers.tell(self._worker, now - WORKER_MEMORY_MS)

@@ -7,6 +7,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 
 from backfill.batch import BatchProblem, Outcome, Usage
+from backfill.dispatch.colleagues import Colleagues
 from backfill.dispatch.cut_inputs import CutInput, CutInputs
 from backfill.dispatch.invalid_lines import InvalidLines
 from backfill.dispatch.lane import Lane
@@ -65,6 +66,10 @@ class OpenTurn:
         self.work_left = WorkLeft(index, {})
         self.is_near = source.is_at_hand(0, 0)
         """Whether each line can be read in the event loop at once."""
+        self.left_models: list[str] = []
+        """Models of lines that are left undone for other workers."""
+        self.left_version = 0
+        """Of what the other workers served when that was found."""
         self.media: TurnMedia | None = None
         """None: no line names a picture or a clip."""
         self._rejections: dict[int, tuple[int, int]] = {}
@@ -91,11 +96,13 @@ class OpenTurn:
         openings: GroupedCalls | None = None,
         library: MediaLibrary | None = None,
         cuts: CutInputs | None = None,
+        colleagues: Colleagues | None = None,
     ) -> "OpenTurn":
         """Replay the journal, plan what is left, and begin a segment of this turn's own; raises StoreUnavailable.
 
         `reuse` allows that identical deterministic lines are sent once. `syncs`, `openings`, `library` and `cuts` are
         shared with other turns; without `library` lines are sent as they are, whatever they name.
+        `colleagues`: lines that one of these serves, and none of the own engines, are left; None: there are none.
         """
         begin = functools.partial(begin_turn, blobs, turn, cuts or CutInputs(blobs), reuse=reuse)
         is_small = turn.batch.counts.total <= _SMALL_LINES
@@ -112,7 +119,7 @@ class OpenTurn:
                 await opened._refuse_invalid(begun.invalid)
                 await opened._refuse_unsendable(begun.unsendable)
                 groups = await opened._reuse_finished(begun.fold, begun.plan.groups)
-                await opened._route(groups, fleet)
+                await opened._route(groups, fleet, colleagues)
             except BaseException:
                 await opened.close()
                 raise
@@ -262,7 +269,7 @@ class OpenTurn:
         await self._landed.wait()
 
     async def close(self) -> bool:
-        """Have the disk hold all that was recorded; True if that is every line of the turn."""
+        """Have the disk hold all that was recorded; True if that is every line of the turn, but for those left."""
         if self._cutting is not None:
             self._cutting.cancel()
         for lane in self.lanes:
@@ -282,8 +289,9 @@ class OpenTurn:
         for task in self._in_flight:
             task.cancel()
 
-    async def _route(self, groups_of: dict[int, list[LineGroup]], fleet: Fleet) -> None:
-        """A lane for each model that somebody serves; the lines of the others are refused."""
+    async def _route(self, groups_of: dict[int, list[LineGroup]], fleet: Fleet, colleagues: Colleagues | None) -> None:
+        """A lane for each model that is served here; other lines are left for colleagues who serve them, or refused."""
+        has_looked = False
         for model, groups in groups_of.items():
             own_name = self._index.model_names[model]
             name = own_name or self.turn.batch.model_id or ""
@@ -294,7 +302,18 @@ class OpenTurn:
                 continue
             lines = [line for group in groups for line in group.lines]
             twins = [twin for line in lines for twin in self.twins.pop(line, ())]
-            await self._refuse_unserved(lines + twins, name, fleet.served_models(self.endpoint))
+            served = set(fleet.served_models(self.endpoint))
+            if colleagues is not None:
+                if not has_looked:
+                    await colleagues.look()
+                    has_looked, self.left_version = True, colleagues.version
+                elsewhere = colleagues.find_name(name, self.endpoint)
+                if elsewhere is not None:
+                    self.left_models.append(elsewhere)
+                    self._remaining -= len(lines) + len(twins)
+                    continue
+                served |= colleagues.list_models(self.endpoint)
+            await self._refuse_unserved(lines + twins, name, sorted(served))
 
     def _make_lane(self, route: Route, groups: list[LineGroup], *, insert_model: bool) -> "Lane[OpenTurn]":
         media = self.media

@@ -134,6 +134,12 @@ class Fleet:
         ids |= {member.own_model for member in serving if member.own_model and _ANY in member.models}
         return sorted(ids)
 
+    @property
+    def endpoints_of_any(self) -> tuple[str, ...]:
+        """Where some engine takes any model, sorted."""
+        taking = [member.replica.limits.endpoints for member in self._members if _ANY in member.models]
+        return tuple(sorted({endpoint for endpoints in taking for endpoint in endpoints}))
+
     async def list_models(self) -> list[ServedModel]:
         """The same with their endpoints, and with what engines that take any id say that they have, now."""
         found: dict[str, set[str]] = {}

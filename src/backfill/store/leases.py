@@ -6,10 +6,11 @@ from typing import Any
 from sqlalchemy import Connection, bindparam, inspect, not_, or_, select
 
 from backfill.store.database import Database
-from backfill.store.schema import batches, leases, slices, workers
+from backfill.store.schema import batches, leases, slices
 from backfill.store.slice_claims import NONE_FREE
+from backfill.store.workers import note_ends
 
-__all__ = ["Leases", "find_others", "list_changes_to_free"]
+__all__ = ["Leases", "find_others", "free_holders"]
 
 _ROW = select(leases).where(leases.c.name == bindparam("sought"))
 _RENEW = (
@@ -80,13 +81,18 @@ def find_others(connection: Connection, holders: str, now_ms: int) -> str | None
     return connection.scalar(others.limit(1))
 
 
-def list_changes_to_free(holders: str) -> tuple[Any, ...]:
-    """What is written once holders are known to be dead whose names begin so."""
+def free_holders(connection: Connection, holders: str) -> None:
+    """For who knows that holders are dead whose names begin so: all that they held is free."""
+    for change in _list_changes_to_free(holders):
+        connection.execute(change)
+    note_ends(connection, holders)
+
+
+def _list_changes_to_free(holders: str) -> tuple[Any, ...]:
     return (
         batches.update()
         .where(or_(batches.c.holder.startswith(holders, autoescape=True), batches.c.holder == NONE_FREE))
         .values(holder=None),
         slices.update().where(slices.c.holder.startswith(holders, autoescape=True)).values(holder=None),
         leases.delete().where(leases.c.holder.startswith(holders, autoescape=True)),
-        workers.delete().where(workers.c.id.startswith(holders, autoescape=True)),
     )

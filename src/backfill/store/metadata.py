@@ -14,7 +14,7 @@ from backfill.batch import Batch, File, FileStatus, State
 from backfill.errors import NotFound, StoreUnavailable
 from backfill.store.database import Database
 from backfill.store.driver import Driver
-from backfill.store.leases import list_changes_to_free
+from backfill.store.leases import free_holders
 from backfill.store.paging import behind, in_order
 from backfill.store.reservations import BatchWatcher
 from backfill.store.revision import choose_change
@@ -349,12 +349,7 @@ class Metadata:
 
     async def free_turns(self, holders: str = "") -> None:
         """Forget all that holders have whose names begin so; only for who knows that they are dead."""
-
-        def free(connection: Connection) -> None:
-            for change in list_changes_to_free(holders):
-                connection.execute(change)
-
-        await self._database.write(free)
+        await self._database.write(lambda connection: free_holders(connection, holders))
 
     async def renew_turns(self, holder: str, batch_ids: Collection[str], lease_until_ms: int) -> None:
         """Push the end of those leases of one holder."""

@@ -23,7 +23,6 @@ _IS_LEFT = slices.c.drained_as.is_(None)
 _FREE = (
     select(slices)
     .where(_OF_BATCH, _IS_LEFT, or_(slices.c.holder.is_(None), slices.c.lease_until_ms < bindparam("now")))
-    .where(slices.c.number.not_in(bindparam("besides", expanding=True)))
     .order_by(slices.c.number)
     .limit(bindparam("most"))
 )
@@ -71,19 +70,23 @@ def tell_holder(connection: Connection, batch_id: str, lease: Lease | None, epoc
 def claim_slices(
     connection: Connection, batch: Batch, lease: Lease, now_ms: int, most: int = 1, besides: Collection[int] = ()
 ) -> list[ClaimedSlice]:
-    """The first free slices, leased; without `besides`. None if the batch has left the state in which it was found."""
+    """The first free slices, leased; without `besides`. None if the batch has left the state in which it was found.
+
+    Those of `besides` that are free stay so for others.
+    """
     found = lock_batch(connection, batch.id)
     if found is None or found[0] is not batch.state:
         return []
     of_batch = {"sought": batch.id}
     # One more, to know whether there is one.
-    free = connection.execute(_FREE, of_batch | {"now": now_ms, "besides": [*besides], "most": most + 1}).all()
-    taken = [ClaimedSlice(row.number, row.epoch + 1, row.holder is not None) for row in free[:most]]
+    free = connection.execute(_FREE, of_batch | {"now": now_ms, "most": most + 1 + len(besides)}).all()
+    wanted = [row for row in free if row.number not in besides][:most]
+    taken = [ClaimedSlice(row.number, row.epoch + 1, row.holder is not None) for row in wanted]
     if taken:
         chosen = [one.number for one in taken]
         connection.execute(_TAKE, of_batch | {"chosen": chosen, "mine": lease.holder, "until": lease.lease_until_ms})
     mark = None
-    if len(free) <= most:
+    if len(free) == len(taken):
         mark = Lease(NONE_FREE, connection.scalar(_FIRST_END, of_batch) or 0)
     tell_holder(connection, batch.id, mark, max(1, found[1]))
     return taken

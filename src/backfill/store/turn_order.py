@@ -4,11 +4,14 @@ Every look is answered by an index and reads no row but those that it gives and 
 thousand batches waiting as with ten.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, bindparam, or_, select, text, update
+import msgspec
+from sqlalchemy import Connection, Select, bindparam, or_, select, text, update
 from sqlalchemy.engine import Row
+from sqlalchemy.sql.selectable import TextualSelect
 
 from backfill.batch import Batch, State
 from backfill.store.rows import to_batch
@@ -38,7 +41,7 @@ _LEASE = (
 )
 
 # Owner after owner from behind one on, round and round until they repeat; each step is a step down the index.
-_IN_ROUND = text("""
+_IN_ROUND_SQL = """
     WITH RECURSIVE in_round(owner) AS (
         SELECT COALESCE(
             (SELECT owner FROM batches
@@ -65,11 +68,11 @@ _IN_ROUND = text("""
         WHERE state = :in_state AND owner = in_round.owner AND (holder IS NULL OR lease_until_ms < :free_at)
         ORDER BY priority DESC, deadline_at_ms, created_at_ms, id LIMIT 1
     )
-""").columns(**{column.name: column.type for column in batches.c})
+"""
 # The same for PostgreSQL, which limits no recursion from within, but carries it no further than it is read. What
 # another process is about to take is passed over, and what is found is ours until the transaction ends. The whole order
 # of the index is named, or another one is taken that has owners in order too, and the rows of all that ever were.
-_IN_ROUND_UNTAKEN = text("""
+_IN_ROUND_UNTAKEN_SQL = """
     WITH RECURSIVE in_round(owner) AS (
         SELECT COALESCE(
             (SELECT owner FROM batches
@@ -98,7 +101,7 @@ _IN_ROUND_UNTAKEN = text("""
         ORDER BY priority DESC, deadline_at_ms, created_at_ms, id LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AS heads
     ORDER BY owners.place
-""").columns(**{column.name: column.type for column in batches.c})
+"""
 _OF_OWNER = (
     select(batches)
     .where(
@@ -113,6 +116,32 @@ _OF_OWNER = (
 
 # SQLite knows no locks of rows, and leaves this out.
 _OF_OWNER_UNTAKEN = _OF_OWNER.with_for_update(skip_locked=True)
+# However many are passed over, it is one value.
+_BESIDES = {
+    "sqlite": "id NOT IN (SELECT value FROM json_each(:besides))",
+    "postgresql": "id NOT IN (SELECT jsonb_array_elements_text(CAST(:besides AS jsonb)))",
+}
+
+
+class _Looks(NamedTuple):
+    """The statements of one look."""
+
+    due: Select[Any]
+    in_round: TextualSelect
+    of_owner: Select[Any]
+
+
+@functools.lru_cache
+def _make_looks(dialect: str, *, passes_over: bool) -> _Looks:
+    """With `passes_over` none of them gives batches of a list `besides`."""
+    in_round = _IN_ROUND_UNTAKEN_SQL if dialect == "postgresql" else _IN_ROUND_SQL
+    due, of_owner = _DUE_UNTAKEN, _OF_OWNER_UNTAKEN
+    if passes_over:
+        free = "(holder IS NULL OR lease_until_ms < :free_at)"
+        in_round = in_round.replace(free, f"{free} AND {_BESIDES[dialect]}")
+        due, of_owner = (look.where(text(f"batches.{_BESIDES[dialect]}")) for look in (due, of_owner))
+    columns = {column.name: column.type for column in batches.c}
+    return _Looks(due, text(in_round).columns(**columns), of_owner)
 
 
 class Wanted(NamedTuple):
@@ -126,6 +155,8 @@ class Wanted(NamedTuple):
     """How many owners are seen."""
     most: int
     """How many of those that are due first."""
+    besides: tuple[str, ...] = ()
+    """Ids of batches that are passed over, so that they hide no others."""
 
 
 class Claimed(NamedTuple):
@@ -144,8 +175,9 @@ def find_next(connection: Connection, wanted: Wanted) -> tuple[list[Batch], list
 
     On PostgreSQL without those that another transaction is about to take, and locked until this one ends.
     """
+    looks, besides = _choose_looks(connection, wanted)
     values = {"in_state": wanted.state, "free_at": wanted.free_at_ms, "due_at": LATEST_MS, "most": wanted.most}
-    due_first = connection.execute(_DUE_UNTAKEN, values).all()
+    due_first = connection.execute(looks.due, values | besides).all()
     return [*map(to_batch, due_first)], [*map(to_batch, _find_in_round(connection, wanted))]
 
 
@@ -164,16 +196,23 @@ def claim_next(connection: Connection, wanted: Wanted, choose: Choose, lease: Le
     return claimed
 
 
+def _choose_looks(connection: Connection, wanted: Wanted) -> tuple[_Looks, dict[str, str]]:
+    """The statements, and what those of them that pass over batches need beside their own values."""
+    looks = _make_looks(connection.dialect.name, passes_over=bool(wanted.besides))
+    return looks, {"besides": msgspec.json.encode(wanted.besides).decode()} if wanted.besides else {}
+
+
 def _find_in_round(connection: Connection, wanted: Wanted) -> Sequence[Row[Any]]:
     """The first batch of each of the owners; if these are fewer than `most`, more of each, about as many in all."""
     values = {"in_state": wanted.state, "free_at": wanted.free_at_ms, "after": wanted.after, "most": wanted.owners}
-    locks_rows = connection.dialect.name == "postgresql"
-    heads = connection.execute(_IN_ROUND_UNTAKEN if locks_rows else _IN_ROUND, values).all()
+    looks, besides = _choose_looks(connection, wanted)
+    values |= besides
+    heads = connection.execute(looks.in_round, values).all()
     if not heads or len(heads) >= min(wanted.owners, wanted.most):
         return heads
     each = -(-wanted.most // len(heads))
     of_owner = [values | {"of_owner": head.owner, "most": each} for head in heads]
-    found = [connection.execute(_OF_OWNER_UNTAKEN, each_owner).all() for each_owner in of_owner]
+    found = [connection.execute(looks.of_owner, each_owner).all() for each_owner in of_owner]
     # One of each before a second of anyone.
     rounds = [[rows[place] for rows in found if place < len(rows)] for place in range(each)]
     return [row for one_round in rounds for row in one_round]

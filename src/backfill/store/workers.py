@@ -9,9 +9,10 @@ from backfill.status import WorkerReport, WorkerStatus
 from backfill.store.database import Database
 from backfill.store.schema import workers
 
-__all__ = ["Workers"]
+__all__ = ["Workers", "note_ends"]
 
 _ALL = select(workers).order_by(workers.c.started_at_ms, workers.c.id)
+_NAMED_SO = select(workers.c.id, workers.c.told)
 _REPLACED = workers.delete().where(workers.c.id == bindparam("sought"))
 _OLD = workers.delete().where(workers.c.seen_at_ms < bindparam("before"))
 
@@ -53,3 +54,11 @@ class Workers:
             )
             for row in await self._database.read(_ALL)
         ]
+
+
+def note_ends(connection: Connection, holders: str) -> None:
+    """These are dead whose names begin so: of each it stays known for a while which models it had."""
+    for row in connection.execute(_NAMED_SO.where(workers.c.id.startswith(holders, autoescape=True))).all():
+        told = msgspec.convert(row.told, WorkerReport)
+        ended = msgspec.to_builtins(told.end())
+        connection.execute(workers.update().where(workers.c.id == row.id).values(told=ended))

@@ -25,9 +25,15 @@ class Taking:
         self._last_owner = ""
         self._deadlines_first = True
 
-    async def take(self, room: int, now: int, begin_choice: Callable[[], Choice]) -> list[Turn]:
-        """Up to `room` turns, on batches of which nobody holds one at that time; `begin_choice` says which."""
-        wanted = Wanted(State.IN_PROGRESS, now, self._last_owner, begin_choice().owners_to_see, room)
+    async def take(
+        self, room: int, now: int, begin_choice: Callable[[], Choice], besides: Collection[str] = ()
+    ) -> list[Turn]:
+        """Up to `room` turns, on batches of which nobody holds one at that time; `begin_choice` says which.
+
+        `besides`: ids of batches that are not even looked at.
+        """
+        owners = begin_choice().owners_to_see
+        wanted = Wanted(State.IN_PROGRESS, now, self._last_owner, owners, room, tuple(besides))
         take = self._take_at_once if self._metadata.database.many_writers else self._take_one_by_one
         return await take(wanted, begin_choice)
 

@@ -149,13 +149,15 @@ class Turns(Endings):
         *,
         lines_per_s: float = 0.0,
         stock: Stock | None = None,
+        passed_over: Collection[str] = (),
     ) -> list[Turn]:
         """Lease up to `room` batches that wait for a turn, or a slice of each that was cut: `Choice` says which.
 
         `open_turns`: those on which this holder still works, whatever became of its leases. Two of its turns on the
         same lines would write two segments side by side, and a journal has its order from there being one at a time.
         `landing`: those that only wait for what is in flight, and hold no place. `lines_per_s`: how fast the engines
-        are, as far as is known. `stock`: what is enough; None: nobody else takes turns.
+        are, as far as is known. `stock`: what is enough; None: nobody else takes turns. `passed_over`: ids of batches
+        that are none for this holder now; they hide no others.
         """
         if room <= 0:
             return []
@@ -168,12 +170,12 @@ class Turns(Endings):
         def begin_choice() -> Choice:
             return Choice(held, room, now, lines_per_s, besides=besides, stock=stock)
 
-        return await self._taking.take(room, now, begin_choice)
+        return await self._taking.take(room, now, begin_choice, passed_over)
 
     async def take_slices(self, batch: Batch, most: int, besides: Collection[int]) -> list[Turn]:
         """Lease up to `most` further slices of a batch that this holder works on, none of `besides`.
 
-        These are the slices on which he still works, whatever became of his leases.
+        These are the slices on which he still works, whatever became of his leases, and those that are none for him.
         """
         now = self._clock_ms()
         return await self._taking.take_slices(batch, now, now + self._lease_ms, most, besides)

@@ -10,10 +10,12 @@ import msgspec
 import pytest
 
 from backfill.batch import Batch, State
-from backfill.dispatch import Crew, Dispatcher, Heartbeat
+from backfill.dispatch import Colleagues, Crew, Dispatcher, Heartbeat
+from backfill.dispatch.left_turns import LeftTurns
 from backfill.errors import StoreUnavailable
 from backfill.status import ReplicaState, ReplicaStatus, ServedModel, WaitReason, WorkerReport, WorkerStatus
 from backfill.store import Metadata, Workers
+from backfill.turns import Turn
 from tests.support.replicas import make_replica
 from tests.support.rows import RowsPlace
 from tests.support.virtual_clock import run_virtual
@@ -67,19 +69,27 @@ class House:
         self._lease_ms = lease_ms
         self._beats: dict[str, tuple[Heartbeat, asyncio.Task[None]]] = {}
 
-    def begin(self, name: str, *, replica: str = "gpu", batches: tuple[str, ...] = (), **fleet: Any) -> None:
+    def begin(
+        self,
+        name: str,
+        *,
+        replica: str = "gpu",
+        batches: tuple[str, ...] = (),
+        left: dict[str, tuple[str, ...]] | None = None,
+        **fleet: Any,
+    ) -> None:
         """Have a worker tell of itself until it is stopped or killed."""
 
         async def list_models() -> list[ServedModel]:
             return [CHAT]
 
         told = {"replica_statuses": (make_replica(replica),), "open_batches": batches, "work_left": {}, "paces": {}}
-        dispatcher = SimpleNamespace(**told)
+        dispatcher = SimpleNamespace(**told, left=SimpleNamespace(told=left or {}))
         heartbeat = Heartbeat(
             self.workers,
             name,
             cast("Dispatcher", dispatcher),
-            cast("Fleet", SimpleNamespace(**{"list_models": list_models} | fleet)),
+            cast("Fleet", SimpleNamespace(**{"list_models": list_models, "endpoints_of_any": ()} | fleet)),
             clock_ms,
             self._lease_ms,
         )
@@ -262,13 +272,86 @@ def test_a_worker_is_forgotten_where_nobody_tells_any_more(rows: RowsPlace) -> N
     run(rows, check)
 
 
-def test_one_that_ends_properly_takes_its_row_away(rows: RowsPlace) -> None:
+def test_of_one_that_ends_properly_nothing_is_shown_but_what_it_served_is_known_for_an_hour(rows: RowsPlace) -> None:
     async def check(house: House) -> None:
+        colleagues = Colleagues(house.workers, clock_ms)
         house.begin("first")
         await house.pass_s(0)
         await house.stop("first")
         await house.pass_s(0)
         assert house.states == {}
+        assert await house.crew.list_models() == []
+        await colleagues.look()
+        version = colleagues.version
+        assert colleagues.find_name("model-a", BATCH.endpoint) == "model-a"
+        assert colleagues.find_name("model-a", "/v1/embeddings") is None
+        await house.pass_s(HOUR_S)
+        await colleagues.look()
+        assert colleagues.find_name("model-a", BATCH.endpoint) is None
+        assert colleagues.version > version
+
+    run(rows, check)
+
+
+def test_colleagues_know_models_by_their_aliases_and_who_takes_any(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        colleagues = Colleagues(house.workers, clock_ms, lambda name: {"short": "model-a"}.get(name, name))
+        await house.note("first")
+        await house.pass_s(60)
+        await colleagues.look()
+        names = [colleagues.find_name(name, BATCH.endpoint) for name in ("model-a", "short", "other")]
+        assert names == ["model-a", "model-a", None]
+        assert colleagues.list_models(BATCH.endpoint) == {"model-a"}
+        await house.note("second", pid=2, any_model_at=(BATCH.endpoint,))
+        await colleagues.look()
+        assert colleagues.find_name("other", BATCH.endpoint) == "other"
+        assert colleagues.list_models(BATCH.endpoint) == {"model-a"}
+
+    run(rows, check)
+
+
+def test_a_batch_that_is_left_to_others_waits_for_a_worker_with_its_model(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        house.begin("first", left={BATCH.id: ("model-b",)})
+        await house.pass_s(0)
+        waiting = house.crew.find_wait(BATCH)
+        assert waiting is not None
+        assert waiting.reason is WaitReason.ENGINE
+        assert waiting.message == "lines wait for a worker that serves model model-b; none such runs now"
+        await house.note("second", pid=2, models=(ServedModel("model-b", (BATCH.endpoint,)),))
+        await house.pass_s(0)
+        assert house.crew.find_wait(BATCH) is None
+
+    run(rows, check)
+
+
+def make_turn(number: int, slices: int = 0) -> Turn:
+    batch = msgspec.structs.replace(BATCH, id=f"batch-{number}", slices=slices)
+    return Turn(batch, 1, slice_number=1 if slices else 0)
+
+
+def test_what_is_left_is_tried_again_when_others_serve_something_else_and_after_a_while(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        colleagues = Colleagues(house.workers, clock_ms)
+        left = LeftTurns(colleagues)
+        await colleagues.look()
+        left.note(make_turn(1), ["model-b"], colleagues.version)
+        left.note(make_turn(2, slices=3), ["model-b"], colleagues.version)
+        await house.pass_s(2)
+        assert [batch.id for batch in await left.revise()] == ["batch-2"]
+        assert left.list_slices("batch-2") == [1]
+        assert left.told == {"batch-1": ("model-b",), "batch-2": ("model-b",)}
+        await house.note("first")
+        await house.pass_s(2)
+        assert await left.revise() == []
+        assert left.batches == {}
+        left.note(make_turn(1), ["model-b"], colleagues.version)
+        await house.pass_s(500)
+        await left.revise()
+        assert [*left.batches] == ["batch-1"]
+        await house.pass_s(100)
+        await left.revise()
+        assert left.batches == {}
 
     run(rows, check)
 

@@ -10,7 +10,7 @@ import pytest
 from backfill.batch import Batch, BatchProblem, Counts, File, FileStatus, State, Usage
 from backfill.errors import NotFound, StoreUnavailable
 from backfill.store import Metadata, Wanted
-from backfill.store.turn_order import _IN_ROUND, _IN_ROUND_UNTAKEN, BATCHES_IN_STATE
+from backfill.store.turn_order import BATCHES_IN_STATE, _make_looks
 from tests.support.rows import RowsPlace
 
 
@@ -176,20 +176,23 @@ async def test_the_next_turn_is_found_by_the_index_and_in_its_order(metadata: Me
         assert not any("Seq Scan" in step or "Sort" in step for step in steps)
 
 
+@pytest.mark.parametrize("passes_over", [False, True])
 async def test_an_owner_s_next_turn_is_found_without_reading_the_rows_of_others(
-    metadata: Metadata, rows: RowsPlace
+    metadata: Metadata, rows: RowsPlace, *, passes_over: bool
 ) -> None:
     assert await metadata.find_next(Wanted(State.IN_PROGRESS, 1, "", 1, 1)) == ([], [])
     await add_waiting(metadata, 1000)
     values = {"in_state": "in_progress", "free_at": 1, "after": "", "most": 1}
+    values |= {"besides": '["batch-1"]'} if passes_over else {}
+    look = _make_looks(rows.name, passes_over=passes_over).in_round
     if rows.name == "sqlite":
-        steps = rows.explain(_IN_ROUND, values)
+        steps = rows.explain(look, values)
         looks = [step for step in steps if "batches" in step]
         assert all("SEARCH batches USING INDEX" in step for step in looks)
         assert not any("TEMP B-TREE" in step for step in steps)
         assert sum("batches_by_owner_turn (state=? AND owner" in step for step in looks) == 3
     else:
-        looks = [step for step in rows.explain(_IN_ROUND_UNTAKEN, values) if " on batches" in step]
+        looks = [step for step in rows.explain(look, values) if " on batches" in step]
         assert all("Index Scan using batches_by_owner_turn" in step for step in looks)
     assert len(looks) >= 4
 

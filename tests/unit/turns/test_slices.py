@@ -325,3 +325,23 @@ async def test_what_changes_a_row_with_its_slices_is_told(world: World) -> None:
     turns = await world.take_all(world.one)
     await asyncio.gather(*(world.one.give_back(turn, drained=True) for turn in turns))
     assert told == [(batch_id, State.FINALIZING)]
+
+
+async def test_slices_that_are_none_for_one_process_stay_free_for_others(world: World) -> None:
+    batch_id = await world.start()
+    mine = await world.one.take(9) + await world.one.take_slices(await world.batch(batch_id), SLICES, [1])
+    assert numbers(mine) == [1, 2, 3, 4]
+    for turn in mine:
+        await world.one.give_back(turn, drained=False)
+    batch = await world.batch(batch_id)
+    assert await world.one.take_slices(batch, SLICES, [1, 2, 3, 4]) == []
+    assert numbers(await world.one.take_slices(batch, SLICES, [1, 2, 4])) == [3]
+    assert numbers(await world.other.take(9)) == [1]
+
+
+async def test_batches_that_are_passed_over_hide_no_others(world: World) -> None:
+    passed = [await world.start(lines=5, owner=owner) for owner in "aaaabbbb"]
+    wanted = {await world.start(lines=5, owner=owner) for owner in "ab"}
+    assert {turn.batch.id for turn in await world.one.take(2, passed_over=passed)} == wanted
+    assert await world.one.take(2, passed_over=passed) == []
+    assert len(await world.other.take(9)) == 8
