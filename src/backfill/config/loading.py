@@ -106,7 +106,7 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _check_models_of_workers(self) -> "Config":
-        """A worker takes any batch, and refuses lines for models that its engines do not serve."""
+        """The scaler counts all that waits, whoever serves it."""
         served = [(engine.models, sorted(engine.endpoints)) for engine in self.engines.values()]
         if self.engines_on_ray and any(one != served[0] for one in served):
             raise ValueError('with place = "ray" all engines must have the same models and endpoints')
