@@ -110,7 +110,7 @@ class Duties:
             await self._bell.wait(self._leases.lease_ms / 3000)
             for name in [*self._until_s]:
                 with suppress(StoreUnavailable):
-                    if name in self._until_s and not await self._take(name):
+                    if name in self._until_s and not await self._renew(name):
                         _log.warning("duty lost to another process", duty=name)
         for name in [*self._until_s]:
             await self.drop(name)
@@ -119,6 +119,22 @@ class Duties:
         """Take no other duty, and give back those that are ours."""
         self._is_stopped = True
         self._bell.ring()
+
+    async def _renew(self, name: str) -> bool:
+        assert self._leases is not None  # noqa: S101 - one that is alone renews none
+        until_s = asyncio.get_running_loop().time() + self._leases.lease_ms / 1000
+        is_ours = await self._leases.take(name)
+        if name in self._until_s:
+            if is_ours:
+                self._until_s[name] = max(until_s, self._until_s[name])
+            else:
+                del self._until_s[name]
+            return is_ours
+        # Dropped meanwhile, and this may have taken it anew: nobody else would ever give it back. Whoever begins to
+        # need it from here on takes it behind this.
+        if is_ours and name not in self._users:
+            await self._leases.give_back(name)
+        return True
 
     async def _take(self, name: str) -> bool:
         assert self._leases is not None  # noqa: S101 - one that is alone takes none

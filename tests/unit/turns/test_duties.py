@@ -24,10 +24,13 @@ class Process(Leases):
 
     fails = False
     on_taken: Callable[[], object] | None = None
+    before_take: Callable[[], Awaitable[object]] | None = None
 
     async def take(self, name: str) -> bool:
         if self.fails:
             raise StoreUnavailable("The database is away.")
+        if self.before_take is not None:
+            await self.before_take()
         is_taken = await super().take(name)
         if self.on_taken is not None:
             self.on_taken()
@@ -178,6 +181,41 @@ def test_a_duty_for_a_while_is_free_when_its_last_user_is_done(rows: RowsPlace) 
                 assert not is_theirs
         async with second.trying("file 1") as is_theirs:
             assert is_theirs
+
+    run(rows, check)
+
+
+def test_a_duty_is_free_although_it_was_being_renewed_when_its_last_user_was_done(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        first, leases, _ = house.begin("first")
+        second, _, _ = house.begin("second")
+        is_renewing, may_renew = asyncio.Event(), asyncio.Event()
+
+        async def hold_up() -> None:
+            is_renewing.set()
+            await may_renew.wait()
+
+        async with first.trying("one file") as is_ours:
+            assert is_ours
+            leases.before_take = hold_up
+            await is_renewing.wait()
+        may_renew.set()
+        await asyncio.sleep(LEASE_S / 10)
+        assert await second.has("one file")
+        # One that is needed again meanwhile stays.
+        is_renewing.clear()
+        may_renew.clear()
+        leases.before_take = None
+        async with first.trying("another file"):
+            leases.before_take = hold_up
+            await is_renewing.wait()
+        leases.before_take = None
+        async with first.trying("another file") as is_ours:
+            may_renew.set()
+            await asyncio.sleep(LEASE_S / 10)
+            assert is_ours
+            assert not await second.has("another file")
+        assert await second.has("another file")
 
     run(rows, check)
 
