@@ -1,13 +1,14 @@
 """A real browser, Chromium, in front of a real server. Nothing that a page asks for leaves this machine."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Route, expect, sync_playwright
 
 from bench.null.process import NullEngine
 from tests.support.server_process import BackfillServer
@@ -21,6 +22,23 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         left_out = [item for item in items if Path(__file__).parent in item.path.parents]
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+
+
+def look_until(page: Page, text: str) -> None:
+    """Open the address of `page` anew until it says `text`, as somebody does whose browser runs no scripts.
+
+    In a page of its own each time: a page that is reloaded while it still goes to another one, which a button
+    pressed a moment ago began, refuses or loses what the button asked for.
+    """
+    expect(page.get_by_role("heading", name=re.compile("^Batch "))).to_be_visible()
+    for _ in range(100):
+        look = page.context.new_page()
+        look.goto(page.url)
+        is_there = look.get_by_text(text).is_visible()
+        look.close()
+        if is_there:
+            return
+    pytest.fail(f"{page.url} never said {text!r}")
 
 
 @pytest.fixture(scope="module")

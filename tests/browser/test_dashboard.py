@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Dialog, Page, expect
 
 from bench.null.process import NullEngine
-from tests.browser.conftest import Complaints
+from tests.browser.conftest import Complaints, look_until
 from tests.support.lines import marker_of, request_line
 from tests.support.server_process import BackfillServer
 
@@ -126,6 +126,7 @@ def test_whoever_logs_in_sees_what_is_his(
     assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
     assert page.evaluate("document.cookie") == ""
     page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_label("API key")).to_be_visible()
     page.goto(own)
     expect(page.get_by_label("API key")).to_be_visible()
 
@@ -158,11 +159,7 @@ def test_pages_work_without_scripts(browser, server: BackfillServer, tmp_path: P
     page.get_by_label("A JSONL file").set_input_files(write_file(tmp_path, 4))
     page.get_by_role("button", name="Upload and check").click()
     page.get_by_role("button", name="Start 4 requests").click()
-    for _ in range(100):
-        page.reload()
-        if page.get_by_text("4 of 4 done").is_visible():
-            break
-    expect(page.get_by_text("4 of 4 done")).to_be_visible()
+    look_until(page, "4 of 4 done")
     context.close()
 
 

@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from pyarrow import parquet
 
 from bench.null.process import NullEngine
-from tests.browser.conftest import Complaints
+from tests.browser.conftest import Complaints, look_until
 from tests.support.server_process import BackfillServer
 
 HOSTILE = "<img src=x onerror=alert(1)><script>alert(2)</script>"
@@ -175,9 +175,5 @@ def test_a_table_works_without_scripts(browser: Browser, server: BackfillServer,
     page.get_by_role("button", name="Preview").click()
     expect(page.locator("#preview")).to_contain_text("Say: Great, number 0")
     page.get_by_role("button", name="Start").click()
-    for _ in range(100):
-        page.reload()
-        if page.get_by_text("4 of 4 done").is_visible():
-            break
-    expect(page.get_by_text("4 of 4 done")).to_be_visible()
+    look_until(page, "4 of 4 done")
     context.close()
