@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.plain_process import PlainProcess
 from tests.support.prepared_process import PreparedProcess
 
 __all__ = ["BackfillServer"]
@@ -21,8 +22,12 @@ class BackfillServer:
     `settings` are environment variables without their prefix: `server__port="0"`.
     """
 
-    def __init__(self, data_dir: Path, engine_url: str | None = None, **settings: str) -> None:
+    def __init__(
+        self, data_dir: Path, engine_url: str | None = None, *, source: Path | None = None, **settings: str
+    ) -> None:
+        """`source`: of another release."""
         self.data_dir = data_dir
+        self._source = source
         self.url = ""
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("BACKFILL_")}
         self._environment |= {
@@ -34,7 +39,7 @@ class BackfillServer:
             self._environment["BACKFILL_ENGINES__NULL__URL"] = engine_url
             self._environment["BACKFILL_ENGINES__NULL__CONCURRENCY"] = "8"
         self._environment |= {f"BACKFILL_{name.upper()}": value for name, value in settings.items()}
-        self._process: PreparedProcess | None = None
+        self._process: PreparedProcess | PlainProcess | None = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -57,7 +62,11 @@ class BackfillServer:
         """
         command = ["serve", "--port", "0", "--json", "--data-dir", str(self.data_dir)]
         environment = self._environment | ({"BACKFILL_FAULT": fault} if fault else {})
-        process = self._process = PreparedProcess(command, environment)
+        process = self._process = (
+            PreparedProcess(command, environment)
+            if self._source is None
+            else PlainProcess(command, environment, self._source)
+        )
         watchdog = threading.Timer(_READY_TIMEOUT_S, process.send_signal, [signal.SIGKILL])
         watchdog.start()
         try:
@@ -66,7 +75,9 @@ class BackfillServer:
             watchdog.cancel()
         # Its log must not fill the pipe; it is kept for the message of a test that fails.
         self.log: list[str] = []
-        threading.Thread(target=self._drain, args=(process,), daemon=True).start()
+        self._draining = threading.Thread(target=self._drain, args=(process,), daemon=True)
+        self._draining.start()
+        self.said = line.decode()
         event = json.loads(line) if line else {}
         if event.get("event") == "ready":
             self.url = event["url"]
@@ -88,6 +99,7 @@ class BackfillServer:
         """The exit code of a process that ends by itself, negative for a signal."""
         assert self._process is not None, "the server was not started"
         code = self._process.wait(timeout_s)
+        self._draining.join(timeout_s)
         self._close()
         return code
 
@@ -115,7 +127,7 @@ class BackfillServer:
             self._process.stdout.close()
         self._process = None
 
-    def _drain(self, process: PreparedProcess) -> None:
+    def _drain(self, process: PreparedProcess | PlainProcess) -> None:
         with process.stderr:
             for line in process.stderr:
                 self.log.append(line.decode(errors="replace"))
