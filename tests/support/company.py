@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.support.client import Client
+from tests.support.release import ReleaseServer
 from tests.support.server_process import BackfillServer
 
 __all__ = ["Company"]
@@ -57,7 +58,7 @@ class Company:
     def make_server(self, process: str, role: str, source: Path) -> BackfillServer:
         """One more, of another release; not started."""
         engine_url = self.engine_url if role == "work" else None
-        return BackfillServer(self.find_folder(process), engine_url, source=source, server__role=role, **self.settings)
+        return ReleaseServer(source, self.find_folder(process), engine_url, server__role=role, **self.settings)
 
     def find_folder(self, process: str) -> Path:
         """The data directory of a process: all have the same."""

@@ -4,8 +4,10 @@ import shutil
 from pathlib import Path
 
 import backfill
+from tests.support.plain_process import PlainProcess
+from tests.support.server_process import BackfillServer
 
-__all__ = ["Release", "make_contracting", "make_expanding"]
+__all__ = ["Release", "ReleaseServer", "make_contracting", "make_expanding"]
 
 _EXPANSION = '''"""Which release took a slice, and a table of its own."""
 
@@ -44,11 +46,13 @@ class Release:
     def __init__(self, folder: Path) -> None:
         self.source = folder
         self._package = folder / "backfill"
+        self.versions = self._package / "store" / "migrations" / "versions"
+        """Where its migrations lie."""
         shutil.copytree(Path(backfill.__file__).parent, self._package, ignore=shutil.ignore_patterns("__pycache__"))
 
     def add_migration(self, name: str, text: str) -> None:
         """`name`: of its module."""
-        (self._package / "store" / "migrations" / "versions" / f"{name}.py").write_text(text)
+        (self.versions / f"{name}.py").write_text(text)
 
     def change(self, module: str, old: str, new: str) -> None:
         """Put something in the place of what is in this module once."""
@@ -56,6 +60,17 @@ class Release:
         text = path.read_text()
         assert text.count(old) == 1, f"{old!r} is {text.count(old)} times in {module}"
         path.write_text(text.replace(old, new))
+
+
+class ReleaseServer(BackfillServer):
+    """`backfill serve` of such a source."""
+
+    def __init__(self, source: Path, data_dir: Path, engine_url: str | None = None, **settings: str) -> None:
+        super().__init__(data_dir, engine_url, **settings)
+        self._source = source
+
+    def _spawn(self, command: list[str], environment: dict[str, str]) -> PlainProcess:
+        return PlainProcess(command, environment, self._source)
 
 
 def make_expanding(folder: Path, *numbers: str) -> Release:

@@ -22,12 +22,8 @@ class BackfillServer:
     `settings` are environment variables without their prefix: `server__port="0"`.
     """
 
-    def __init__(
-        self, data_dir: Path, engine_url: str | None = None, *, source: Path | None = None, **settings: str
-    ) -> None:
-        """`source`: of another release."""
+    def __init__(self, data_dir: Path, engine_url: str | None = None, **settings: str) -> None:
         self.data_dir = data_dir
-        self._source = source
         self.url = ""
         self._environment = {name: value for name, value in os.environ.items() if not name.startswith("BACKFILL_")}
         self._environment |= {
@@ -62,11 +58,7 @@ class BackfillServer:
         """
         command = ["serve", "--port", "0", "--json", "--data-dir", str(self.data_dir)]
         environment = self._environment | ({"BACKFILL_FAULT": fault} if fault else {})
-        process = self._process = (
-            PreparedProcess(command, environment)
-            if self._source is None
-            else PlainProcess(command, environment, self._source)
-        )
+        process = self._process = self._spawn(command, environment)
         watchdog = threading.Timer(_READY_TIMEOUT_S, process.send_signal, [signal.SIGKILL])
         watchdog.start()
         try:
@@ -107,6 +99,9 @@ class BackfillServer:
     def is_running(self) -> bool:
         """Whether the process is there."""
         return self._process is not None and self._process.is_running
+
+    def _spawn(self, command: list[str], environment: dict[str, str]) -> PreparedProcess | PlainProcess:
+        return PreparedProcess(command, environment)
 
     def _end(self, number: signal.Signals) -> int:
         process = self._process
