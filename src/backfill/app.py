@@ -108,9 +108,8 @@ async def open_rooms(
 
     Raises:
         InvalidConfig: the catalogue's file cannot be used.
-        StoreBusy: another process works in the data directory.
-        RowsLost: the database is not the one that belongs to the files; nothing was changed.
-        StoreUnavailable: the data directory or its database cannot be used.
+        StoreUnavailable: the data directory or its database cannot be used: `StoreBusy` if another process works there,
+            `RowsLost` and `SchemaMismatch` if the database is not the right one; nothing was changed.
 
     """
     async with AsyncExitStack() as stack:
@@ -128,8 +127,7 @@ async def open_rooms(
         sources = QuotaSources(progress.measure, functools.partial(_find_token_limit, keys), catalogue.resolve)
         quota = await _begin_quota(config, metadata, sources, is_shared=has_others)
         turns = _make_turns(config, catalogue, metadata, quota, company, shares=shares)
-        schema = SchemaWatch(metadata.database, company.duties, company.holder)
-        await _settle_in(lock, turns, schema, stack, shares=shares)
+        schema = await _settle_in(lock, turns, metadata, company, stack, shares=shares)
         fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
         policy, others = config.dispatch, _make_colleagues(metadata, catalogue, company)
         dispatcher = Dispatcher(turns, blobs, fleet, policy, intake.inputs.check_content, media, colleagues=others)
@@ -163,15 +161,17 @@ async def open_rooms(
 
 
 async def _settle_in(
-    lock: FolderLock, turns: Turns, schema: SchemaWatch, stack: AsyncExitStack, *, shares: bool
-) -> None:
+    lock: FolderLock, turns: Turns, metadata: Metadata, company: Company, stack: AsyncExitStack, *, shares: bool
+) -> SchemaWatch:
     if lock.is_alone:
         # The lock says that nobody else is here: whoever held a turn from here is dead.
         await turns.reclaim()
+    schema = SchemaWatch(metadata.database, company.duties, company.holder)
     stack.push_async_callback(schema.end)
     await schema.begin()
     if shares:
         lock.open_to_others()
+    return schema
 
 
 async def _begin_quota(config: Config, metadata: Metadata, sources: QuotaSources, *, is_shared: bool) -> Quota:
