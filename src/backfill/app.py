@@ -22,6 +22,7 @@ from backfill.errors import InvalidConfig, NotFound, StoreBusy
 from backfill.intake import (
     Intake,
     Retention,
+    SchemaWatch,
     Sweeper,
     UploadedMedia,
     open_store,
@@ -69,6 +70,8 @@ class Rooms:
     catalogue: Catalogue
     blobs: Blobs
     metadata: Metadata
+    schema: SchemaWatch
+    """Whether this process may go on working on the rows."""
     keys: Keys
     quota: Quota
     intake: Intake
@@ -105,9 +108,8 @@ async def open_rooms(
 
     Raises:
         InvalidConfig: the catalogue's file cannot be used.
-        StoreBusy: another process works in the data directory.
-        RowsLost: the database is not the one that belongs to the files; nothing was changed.
-        StoreUnavailable: the data directory or its database cannot be used.
+        StoreUnavailable: the data directory or its database cannot be used: `StoreBusy` if another process works there,
+            `RowsLost` and `SchemaMismatch` if the database is not the right one; nothing was changed.
 
     """
     async with AsyncExitStack() as stack:
@@ -125,7 +127,7 @@ async def open_rooms(
         sources = QuotaSources(progress.measure, functools.partial(_find_token_limit, keys), catalogue.resolve)
         quota = await _begin_quota(config, metadata, sources, is_shared=has_others)
         turns = _make_turns(config, catalogue, metadata, quota, company, shares=shares)
-        await _settle_in(lock, turns, company, stack, shares=shares)
+        schema = await _settle_in(lock, turns, metadata, company, stack, shares=shares)
         fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
         policy, others = config.dispatch, _make_colleagues(metadata, catalogue, company)
         dispatcher = Dispatcher(turns, blobs, fleet, policy, intake.inputs.check_content, media, colleagues=others)
@@ -135,6 +137,7 @@ async def open_rooms(
             catalogue=catalogue,
             blobs=blobs,
             metadata=metadata,
+            schema=schema,
             keys=keys,
             quota=quota,
             intake=intake,
@@ -157,17 +160,18 @@ async def open_rooms(
         )
 
 
-async def _settle_in(lock: FolderLock, turns: Turns, company: Company, stack: AsyncExitStack, *, shares: bool) -> None:
+async def _settle_in(
+    lock: FolderLock, turns: Turns, metadata: Metadata, company: Company, stack: AsyncExitStack, *, shares: bool
+) -> SchemaWatch:
     if lock.is_alone:
         # The lock says that nobody else is here: whoever held a turn from here is dead.
         await turns.reclaim()
-    if company.place:
-        # Others may not change the schema, or make rows anew, while this process has a lease.
-        presence = f"process {company.holder}"
-        await company.duties.has(presence)
-        stack.push_async_callback(company.duties.drop, presence)
+    schema = SchemaWatch(metadata.database, company.duties, company.holder)
+    stack.push_async_callback(schema.end)
+    await schema.begin()
     if shares:
         lock.open_to_others()
+    return schema
 
 
 async def _begin_quota(config: Config, metadata: Metadata, sources: QuotaSources, *, is_shared: bool) -> Quota:
@@ -340,7 +344,13 @@ async def working(rooms: Rooms) -> AsyncIterator["asyncio.Task[None]"]:
 
 def _list_stops(rooms: Rooms) -> list[Callable[[], None]]:
     stops = [rooms.dispatcher.stop, rooms.deliverer.stop, rooms.webhooks.stop, rooms.own_webhooks.stop]
-    stops += [rooms.retention.stop, rooms.keys.uses.stop, rooms.turns.duties.stop, rooms.callouts.stop]
+    stops += [
+        rooms.schema.stop,
+        rooms.retention.stop,
+        rooms.keys.uses.stop,
+        rooms.turns.duties.stop,
+        rooms.callouts.stop,
+    ]
     stops += [each.stop for each in (rooms.neighbours, rooms.crew, rooms.heartbeat) if each is not None]
     return stops
 
@@ -356,6 +366,7 @@ async def _run_loops(rooms: Rooms) -> None:
         group.create_task(rooms.retention.run(), name="remove expired files")
         group.create_task(rooms.keys.uses.run(), name="write when keys were used")
         group.create_task(rooms.turns.duties.run(), name="renew duties")
+        group.create_task(rooms.schema.run(), name="watch the schema")
         group.create_task(rooms.callouts.listen(functools.partial(_hear, rooms)), name="listen to processes elsewhere")
         if rooms.neighbours is not None:
             group.create_task(rooms.neighbours.listen(rooms.turns.ring_bells), name="listen to other processes")

@@ -14,6 +14,7 @@
     ├── StoreUnavailable        the data directory or the database cannot be used
     │   ├── StoreBusy           another process holds what only one may hold
     │   ├── StoreFull           the data directory holds as much as it may
+    │   ├── SchemaMismatch      the database's schema is none that this version may work on, or may change now
     │   └── StoreCorrupt        bytes on disk are not what was written
     │       ├── InputLost       the input of a batch is damaged or gone, and cannot be had again
     │       └── RowsLost        the database lacks rows of what lies beside it
@@ -35,6 +36,7 @@ __all__ = [
     "ModelUnavailable",
     "NotFound",
     "RowsLost",
+    "SchemaMismatch",
     "StoreBusy",
     "StoreCorrupt",
     "StoreFull",
@@ -144,6 +146,12 @@ class StoreFull(StoreUnavailable):
     """The data directory holds as much as it may; the message says what makes room, and is for clients."""
 
     code = "insufficient_storage"
+
+
+class SchemaMismatch(StoreUnavailable):
+    """The database's schema is none that this version may work on, or may change while others do."""
+
+    code = "schema_mismatch"
 
 
 class StoreCorrupt(StoreUnavailable):

@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.support.client import Client
+from tests.support.release import ReleaseServer
 from tests.support.server_process import BackfillServer
 
 __all__ = ["Company"]
@@ -26,7 +27,8 @@ class Company:
 
     def __init__(self, data_dir: Path, engine_url: str, *, apis: int = 2, workers: int = 2, **settings: str) -> None:
         self.data_dir = data_dir
-        settings = {"server__lease_s": "1.5"} | settings
+        self.engine_url = engine_url
+        self.settings = settings = {"server__lease_s": "1.5"} | settings
         self.apis = [
             BackfillServer(self.find_folder(f"api-{number}"), server__role="api", **settings) for number in range(apis)
         ]
@@ -52,6 +54,11 @@ class Company:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._ends.close()
+
+    def make_server(self, process: str, role: str, source: Path) -> BackfillServer:
+        """One more, of another release; not started."""
+        engine_url = self.engine_url if role == "work" else None
+        return ReleaseServer(source, self.find_folder(process), engine_url, server__role=role, **self.settings)
 
     def find_folder(self, process: str) -> Path:
         """The data directory of a process: all have the same."""

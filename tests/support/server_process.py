@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests.support.plain_process import PlainProcess
 from tests.support.prepared_process import PreparedProcess
 
 __all__ = ["BackfillServer"]
@@ -34,7 +35,7 @@ class BackfillServer:
             self._environment["BACKFILL_ENGINES__NULL__URL"] = engine_url
             self._environment["BACKFILL_ENGINES__NULL__CONCURRENCY"] = "8"
         self._environment |= {f"BACKFILL_{name.upper()}": value for name, value in settings.items()}
-        self._process: PreparedProcess | None = None
+        self._process: PreparedProcess | PlainProcess | None = None
 
     def __enter__(self) -> Self:
         return self.start()
@@ -57,7 +58,7 @@ class BackfillServer:
         """
         command = ["serve", "--port", "0", "--json", "--data-dir", str(self.data_dir)]
         environment = self._environment | ({"BACKFILL_FAULT": fault} if fault else {})
-        process = self._process = PreparedProcess(command, environment)
+        process = self._process = self._spawn(command, environment)
         watchdog = threading.Timer(_READY_TIMEOUT_S, process.send_signal, [signal.SIGKILL])
         watchdog.start()
         try:
@@ -66,7 +67,9 @@ class BackfillServer:
             watchdog.cancel()
         # Its log must not fill the pipe; it is kept for the message of a test that fails.
         self.log: list[str] = []
-        threading.Thread(target=self._drain, args=(process,), daemon=True).start()
+        self._draining = threading.Thread(target=self._drain, args=(process,), daemon=True)
+        self._draining.start()
+        self.said = line.decode()
         event = json.loads(line) if line else {}
         if event.get("event") == "ready":
             self.url = event["url"]
@@ -88,6 +91,7 @@ class BackfillServer:
         """The exit code of a process that ends by itself, negative for a signal."""
         assert self._process is not None, "the server was not started"
         code = self._process.wait(timeout_s)
+        self._draining.join(timeout_s)
         self._close()
         return code
 
@@ -95,6 +99,9 @@ class BackfillServer:
     def is_running(self) -> bool:
         """Whether the process is there."""
         return self._process is not None and self._process.is_running
+
+    def _spawn(self, command: list[str], environment: dict[str, str]) -> PreparedProcess | PlainProcess:
+        return PreparedProcess(command, environment)
 
     def _end(self, number: signal.Signals) -> int:
         process = self._process
@@ -115,7 +122,7 @@ class BackfillServer:
             self._process.stdout.close()
         self._process = None
 
-    def _drain(self, process: PreparedProcess) -> None:
+    def _drain(self, process: PreparedProcess | PlainProcess) -> None:
         with process.stderr:
             for line in process.stderr:
                 self.log.append(line.decode(errors="replace"))

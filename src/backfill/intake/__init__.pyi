@@ -18,6 +18,7 @@ from .parts import (
 from .recovery import Recovery, check_database, check_rows, recover
 from .retention import Retention, describe_data_size
 from .scanner import LineScanner
+from .schema_watch import SchemaWatch
 from .sweeping import Sweeper, sweep_files
 from .table_origin import TableOrigin, read_origin
 from .table_requests import LeftOut, MadeRequests, TablePreview, make_requests, preview_requests
@@ -40,6 +41,7 @@ __all__ = [
     "PartWriter",
     "Recovery",
     "Retention",
+    "SchemaWatch",
     "StartedUpload",
     "Sweeper",
     "TableFacts",

@@ -62,7 +62,7 @@ async def _open_metadata(config: Config, stack: AsyncExitStack, blobs: Blobs, *,
     driver = choose_driver(config.store, config.data_dir)
     await asyncio.to_thread(check_database, config.data_dir, driver, blobs)
     holders = f"{read_place(config.data_dir)}:" if config.store.is_remote else ""
-    metadata = await Metadata.open(driver, is_shared=is_shared, holders=holders)
+    metadata = await Metadata.open(driver, is_shared=is_shared, holders=holders, may_expand=True)
     stack.push_async_callback(metadata.close)
     return metadata
 

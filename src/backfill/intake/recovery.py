@@ -123,7 +123,7 @@ async def _check_alone(data_dir: Path, metadata: Metadata) -> None:
         return
     place = await asyncio.to_thread(read_place, data_dir)
     now = database.now_ms()
-    if await database.look(lambda connection: find_others(connection, place, now)) is not None:
+    if await database.look(lambda connection: find_others(connection, place, now)):
         message = (
             f"Other Backfill processes work on the database {database.driver.name}. Stop all of them first. One that "
             "was killed counts until its leases are over (server.lease_s)."

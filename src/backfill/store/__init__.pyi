@@ -6,6 +6,7 @@ from .blobs import BlobMark, BlobReader, Blobs, BlobWriter, SegmentFile
 from .callouts import BATCHES, KEYS, Callouts
 from .change_mark import ChangeMark
 from .data_size import DataSize, measure_folder
+from .database import Database
 from .disk import sync_each, sync_folder, telling
 from .driver import Driver
 from .drivers import choose_driver
@@ -36,7 +37,8 @@ from .keys import (
     segment_key,
     upload_plan_key,
 )
-from .leases import Leases, find_others
+from .late_indexes import make_indexes_late
+from .leases import Leases
 from .local_blobs import LocalBlobs
 from .local_reader import LocalReader
 from .local_writer import LocalWriter, seal_together
@@ -45,9 +47,11 @@ from .named_later import FileNamedLater, is_unfinished, remove_file
 from .opening import open_blobs
 from .permissions import Closed, close_to_others, create_private, make_folder
 from .place import PLACE_ROW, find_row_mark, read_place
+from .presence import find_others, name_presence
 from .probe import ROOM_MIN_BYTES, probe_folder
 from .queue import EndedBatch, QueuedBatch, count_slices_left, read_ended, read_queue
 from .reservations import UNSENT, Claim, EndedUsage, Reservations
+from .revision import Revision, check_revision, find_newest, read_revision
 from .slice_claims import ClaimedSlice, Lease
 from .slices import Slices
 from .sqlite import DATABASE, SqliteDriver
@@ -90,6 +94,7 @@ __all__ = [
     "ClaimedSlice",
     "Closed",
     "DataSize",
+    "Database",
     "Driver",
     "EndedBatch",
     "EndedUsage",
@@ -104,6 +109,7 @@ __all__ = [
     "Metadata",
     "QueuedBatch",
     "Reservations",
+    "Revision",
     "SegmentFile",
     "Slices",
     "SqliteDriver",
@@ -113,6 +119,7 @@ __all__ = [
     "Workers",
     "begin_facts",
     "chain_prefix",
+    "check_revision",
     "choose_driver",
     "close_to_others",
     "confirm_facts",
@@ -121,6 +128,7 @@ __all__ = [
     "create_private",
     "facts_key",
     "file_prefix",
+    "find_newest",
     "find_others",
     "find_row_mark",
     "find_turn",
@@ -129,7 +137,9 @@ __all__ = [
     "is_unfinished",
     "journal_prefix",
     "make_folder",
+    "make_indexes_late",
     "measure_folder",
+    "name_presence",
     "open_blobs",
     "origin_key",
     "part_key",
@@ -140,6 +150,7 @@ __all__ = [
     "read_facts",
     "read_place",
     "read_queue",
+    "read_revision",
     "remove_file",
     "seal_together",
     "segment_key",

@@ -3,14 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, bindparam, inspect, not_, or_, select
+from sqlalchemy import Connection, bindparam, or_, select
 
 from backfill.store.database import Database
 from backfill.store.schema import batches, leases, slices
 from backfill.store.slice_claims import NONE_FREE
 from backfill.store.workers import note_ends
 
-__all__ = ["Leases", "find_others", "free_holders"]
+__all__ = ["Leases", "free_holders"]
 
 _ROW = select(leases).where(leases.c.name == bindparam("sought"))
 _RENEW = (
@@ -70,15 +70,6 @@ class Leases:
         """Remove what ran out long ago: of uploads that a dead process had under way."""
         old = leases.delete().where(leases.c.lease_until_ms < self._clock_ms() - 100 * self.lease_ms)
         await self._database.write(lambda connection: connection.execute(old))
-
-
-def find_others(connection: Connection, holders: str, now_ms: int) -> str | None:
-    """Who has a lease at that time, of those whose names do not begin so; None if nobody has."""
-    if leases.name not in inspect(connection).get_table_names():
-        return None
-    is_other = not_(leases.c.holder.startswith(holders, autoescape=True))
-    others = select(leases.c.holder).where(leases.c.lease_until_ms >= now_ms, is_other)
-    return connection.scalar(others.limit(1))
 
 
 def free_holders(connection: Connection, holders: str) -> None:

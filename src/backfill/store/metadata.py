@@ -1,6 +1,5 @@
 """Rows: files, batches, secrets. Every change is made whole or not at all, and says which state it expects to find."""
 
-import asyncio
 import functools
 import secrets as random_source
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -11,8 +10,9 @@ import msgspec
 from sqlalchemy import Connection, and_, bindparam, func, or_, select, update
 
 from backfill.batch import Batch, File, FileStatus, State
-from backfill.errors import NotFound, StoreUnavailable
+from backfill.errors import NotFound
 from backfill.store.database import Database
+from backfill.store.database_opening import open_database
 from backfill.store.driver import Driver
 from backfill.store.leases import free_holders
 from backfill.store.paging import behind, in_order
@@ -68,34 +68,25 @@ class Metadata:
         self._watchers: list[BatchWatcher] = []
 
     @classmethod
-    async def open(cls, place: Driver | Path, *, is_shared: bool = False, holders: str = "") -> Self:
+    async def open(
+        cls, place: Driver | Path, *, is_shared: bool = False, holders: str = "", may_expand: bool = False
+    ) -> Self:
         """Open a database, or SQLite's file at a path, creating it or bringing its schema up to date.
 
-        `is_shared`: another process works on it, so that the schema must be the newest and is left as it is.
-        `holders`: others may, elsewhere; it is changed if nobody has a lease whose name begins otherwise.
+        `is_shared`: others work on it, and its schema is left as it is; with `may_expand` it is changed if all of them
+        bear that. `holders`: others may, elsewhere, which have leases under names that begin otherwise.
 
         Raises:
-            StoreUnavailable: it cannot be reached or used.
+            StoreUnavailable: it cannot be reached or used; `SchemaMismatch` because of its schema.
             InvalidConfig: the package that it takes is not installed.
 
         """
         driver = SqliteDriver(place) if isinstance(place, Path) else place
-        try:
-            await asyncio.to_thread(driver.prepare)
-        except OSError as error:
-            message = f"The metadata database {driver.name} cannot be opened: {error.strerror}."
-            raise StoreUnavailable(message) from None
-        database = Database(driver)
-        try:
-            await database.write(choose_change(database.now_ms, is_shared=is_shared, holders=holders))
-        except StoreUnavailable as error:
-            await database.close()
-            message = f"The metadata database {driver.name} cannot be opened. {error.message}"
-            raise StoreUnavailable(message) from error
-        except BaseException:
-            await database.close()
-            raise
-        return cls(database)
+
+        def make_change(clock_ms: Callable[[], int]) -> Callable[[Connection], None]:
+            return choose_change(clock_ms, is_shared=is_shared, holders=holders, may_expand=may_expand)
+
+        return cls(await open_database(driver, make_change))
 
     @property
     def database(self) -> Database:

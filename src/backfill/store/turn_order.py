@@ -40,6 +40,9 @@ _LEASE = (
     .values(holder=bindparam("holder"), lease_until_ms=bindparam("lease_until_ms"), epoch=batches.c.epoch + 1)
 )
 
+# By their names: a migration that is made under way may add others, and PostgreSQL refuses a prepared statement whose
+# result has changed.
+_COLUMNS, _HEADS = (", ".join(f"{table}.{column.name}" for column in batches.c) for table in ("batches", "heads"))
 # Owner after owner from behind one on, round and round until they repeat; each step is a step down the index.
 _IN_ROUND_SQL = """
     WITH RECURSIVE in_round(owner) AS (
@@ -63,7 +66,7 @@ _IN_ROUND_SQL = """
         FROM in_round WHERE owner IS NOT NULL
         LIMIT :most
     )
-    SELECT batches.* FROM in_round JOIN batches ON batches.id = (
+    SELECT {columns} FROM in_round JOIN batches ON batches.id = (
         SELECT id FROM batches
         WHERE state = :in_state AND owner = in_round.owner AND (holder IS NULL OR lease_until_ms < :free_at)
         ORDER BY priority DESC, deadline_at_ms, created_at_ms, id LIMIT 1
@@ -93,10 +96,10 @@ _IN_ROUND_UNTAKEN_SQL = """
         )
         FROM in_round WHERE owner IS NOT NULL
     )
-    SELECT heads.*
+    SELECT {heads}
     FROM (SELECT owner, row_number() OVER () AS place FROM in_round LIMIT :most) AS owners
     CROSS JOIN LATERAL (
-        SELECT * FROM batches
+        SELECT {columns} FROM batches
         WHERE state = :in_state AND owner = owners.owner AND (holder IS NULL OR lease_until_ms < :free_at)
         ORDER BY priority DESC, deadline_at_ms, created_at_ms, id LIMIT 1 FOR UPDATE SKIP LOCKED
     ) AS heads
@@ -141,6 +144,7 @@ def _make_looks(dialect: str, *, passes_over: bool) -> _Looks:
         in_round = in_round.replace(free, f"{free} AND {_BESIDES[dialect]}")
         due, of_owner = (look.where(text(f"batches.{_BESIDES[dialect]}")) for look in (due, of_owner))
     columns = {column.name: column.type for column in batches.c}
+    in_round = in_round.replace("{columns}", _COLUMNS).replace("{heads}", _HEADS)
     return _Looks(due, text(in_round).columns(**columns), of_owner)
 
 

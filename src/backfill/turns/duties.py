@@ -56,6 +56,11 @@ class Duties:
         return is_taken
 
     @property
+    def period_s(self) -> float:
+        """How often leases are renewed; 0 without others."""
+        return 0.0 if self._leases is None else self._leases.lease_ms / 3000
+
+    @property
     def patience_s(self) -> float:
         """After how long a duty of a process that has died is free for certain; 0 without others."""
         return 0.0 if self._leases is None else self._leases.lease_ms / 1000 + 1
@@ -107,7 +112,7 @@ class Duties:
         if self._leases is None:
             return
         while not self._is_stopped:
-            await self._bell.wait(self._leases.lease_ms / 3000)
+            await self._bell.wait(self.period_s)
             for name in [*self._until_s]:
                 with suppress(StoreUnavailable):
                     if name in self._until_s and not await self._renew(name):

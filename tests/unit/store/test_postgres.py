@@ -69,7 +69,7 @@ async def test_a_transaction_whose_connection_is_ended_is_carried_out_once_more(
 
     await metadata.database.write(add)
     assert len(tries) == 2
-    assert rows.run("SELECT name FROM secrets") == [("once",)]
+    assert rows.run("SELECT name FROM secrets WHERE name = 'once'") == [("once",)]
 
 
 async def test_a_commit_of_which_nobody_knows_is_not_made_again(

@@ -19,7 +19,7 @@ from backfill.errors import StoreUnavailable
 from backfill.store import ApiKeys, BatchFilter, BatchSearch, Metadata, Reservations, UsageRecords, Wanted, revision
 from backfill.store.revision import bring_up_to_date
 from backfill.store.rows import to_values
-from backfill.store.schema import metadata
+from backfill.store.schema import metadata, secrets
 from backfill.turns import Turns
 from tests.support.rows import RowsPlace
 
@@ -103,6 +103,7 @@ def test_a_database_that_is_up_to_date_is_not_changed(connection: Connection, mo
 async def test_a_database_of_a_newer_backfill_is_left_alone(connection: Connection, rows: RowsPlace) -> None:
     bring_up_to_date(connection)
     connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    connection.execute(secrets.update().values(value=b"9998"))
     for is_shared in (False, True):
         with pytest.raises(StoreUnavailable, match=r"cannot be opened\. .*its schema is 9999"):
             await Metadata.open(rows.make_driver(), is_shared=is_shared)
