@@ -21,6 +21,7 @@ from backfill.batch import Batch
 from backfill.config import Config, Role
 from backfill.errors import InvalidConfig
 from backfill.intake import describe_data_size
+from backfill.live import RELAY_SECRET, make_relay_key
 from backfill.plan import prepare
 from backfill.status import Forecast, MetricsSource
 from backfill.store import UsageRecords, choose_driver
@@ -30,7 +31,7 @@ from backfill.web import api, dashboard
 if TYPE_CHECKING:
     from backfill.telemetry import Tracing
 
-__all__ = ["find_readiness", "serve"]
+__all__ = ["find_address", "find_readiness", "serve"]
 
 # Open downloads and polls may finish; a client that reads for ever must not keep the server from ending.
 _HTTP_DRAIN_S = 5
@@ -40,8 +41,8 @@ _log = structlog.get_logger(__name__)
 async def serve(config: Config, announce: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM, then stop feeding, keep what is done and end the engines.
 
-    `announce` is called once with the server's own URL, when it answers; with an empty one if it works and answers
-    nothing.
+    `announce` is called once with the server's own URL, when it answers; with an empty one if it works and has no port
+    that anybody asked for.
 
     Raises:
         InvalidConfig: the address cannot be bound.
@@ -53,16 +54,16 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
     if role is Role.ALL and config.engines_on_ray and not config.store.is_remote:
         message = 'Engines with place = "ray" need processes with the roles "api" and "scale"; "all" would be alone.'
         raise InvalidConfig(message, param="server.role")
-    port = config.server.work_port if role is Role.WORK else config.server.port
-    if port is None:
+    port = config.server.port if role is not Role.WORK else config.server.work_port
+    if port is None and not config.live.relay:
         await _work_unseen(config, announce)
         return
     stopping = asyncio.Event()
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut_stream)
-    with _bind(await _choose_host(config), port) as listener:
+    with _bind(await _choose_host(config), port or 0) as listener:
         tracing = open_tracing(config.telemetry)
         async with (
-            open_rooms(config, role=role) as rooms,
+            open_rooms(config, role=role, address=_find_relay_address(config, listener)) as rooms,
             tracing_along(tracing, rooms.fleet.replicas, rooms.turns, rooms.metadata),
             working(rooms) as work,
             AsyncExitStack() as stack,
@@ -82,7 +83,7 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
             loop = asyncio.get_running_loop()
 
             def tell_ready() -> None:
-                announce(_url_of(listener))
+                announce("" if port is None else _url_of(listener))
                 # The first batch may be large; it should not be the one that waits for this.
                 loop.run_in_executor(None, prepare)
 
@@ -133,6 +134,7 @@ async def _wire(config: Config, rooms: Rooms, stopping: asyncio.Event, tracing: 
         forecast=_foresee_nothing if crew else rooms.forecaster.find,
         foresee=_foresee_nothing if crew else rooms.forecaster.foresee,
         live=rooms.live,
+        relay_key=await _make_relay_key(rooms),
         catalogue=rooms.catalogue,
         list_models=(crew or rooms.fleet).list_models,
         collect=rooms.retention.collect,
@@ -144,6 +146,17 @@ async def _wire(config: Config, rooms: Rooms, stopping: asyncio.Event, tracing: 
         trace=tracing.wrap if tracing else None,
         stopping=stopping,
     )
+
+
+async def _make_relay_key(rooms: Rooms) -> str:
+    """What others have to show who pass live requests on to this process; empty if none may."""
+    if rooms.heartbeat is None or not rooms.heartbeat.address:
+        return ""
+    return make_relay_key(await rooms.metadata.get_secret(RELAY_SECRET), rooms.turns.holder)
+
+
+def _find_relay_address(config: Config, listener: socket.socket) -> str:
+    return find_address(config.server.advertise, listener) if config.live.relay else ""
 
 
 async def _foresee_nothing(_batch: Batch) -> Forecast | None:
@@ -249,6 +262,25 @@ def _bind(host: str, port: int) -> socket.socket:
         message = f"Cannot listen on {host} port {port}: {error.strerror}. Choose another --port, or 0 for a free one."
         raise InvalidConfig(message, param="server.port") from None
     return listener
+
+
+def find_address(advertised: str, listener: socket.socket) -> str:
+    """Where other processes reach this one: as its settings say, with the port on which it listens if they say none.
+
+    Where they say nothing it is the address on which it listens, or, if it listens on all, the name of its machine.
+    """
+    host, port = listener.getsockname()[:2]
+    if not advertised:
+        is_any = ipaddress.ip_address(host).is_unspecified
+        return f"http://{socket.gethostname()}:{port}" if is_any else _url_of(listener)
+    scheme, _, place = advertised.rstrip("/").rpartition("://")
+    if not scheme:
+        scheme, place = "http", place if _names_port(place) else f"{place}:{port}"
+    return f"{scheme}://{place}"
+
+
+def _names_port(place: str) -> bool:
+    return ":" in place.rpartition("]")[2]
 
 
 def _url_of(listener: socket.socket) -> str:

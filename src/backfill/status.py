@@ -13,6 +13,7 @@ __all__ = [
     "Forecast",
     "MetricFamily",
     "MetricsSource",
+    "Offer",
     "ReplicaState",
     "ReplicaStatus",
     "ServedModel",
@@ -127,6 +128,14 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Why nothing is sent to it now."""
 
 
+class Offer(msgspec.Struct, frozen=True):
+    """What one replica takes."""
+
+    models: tuple[str, ...]
+    """Ids that requests may name; "*" for any."""
+    endpoints: tuple[str, ...]
+
+
 class WorkerReport(msgspec.Struct, frozen=True):
     """What a process that has engines tells of them."""
 
@@ -142,6 +151,10 @@ class WorkerReport(msgspec.Struct, frozen=True):
     """Endpoints at which one of its engines takes any model."""
     left_batches: Mapping[str, tuple[str, ...]] = {}
     """Batch of which it has left lines to others -> the models that these name."""
+    offers: dict[str, Offer] = {}
+    """Replica -> what it takes."""
+    address: str = ""
+    """Base URL at which it answers what other processes pass on; empty: none."""
     has_ended: bool = False
     """In order: nothing of it is shown any more, but what it served may come back."""
 
@@ -154,6 +167,12 @@ class WorkerReport(msgspec.Struct, frozen=True):
         if endpoint in self.any_model_at:
             return True
         return any(served.id == model and endpoint in served.endpoints for served in self.models)
+
+    def find_replicas(self, model: str, endpoint: str) -> tuple[str, ...]:
+        """The replicas that list this very id, or "*", for the endpoint."""
+        return tuple(
+            name for name, offer in self.offers.items() if model in offer.models and endpoint in offer.endpoints
+        )
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -38,6 +38,8 @@ class Heartbeat:
         lease_ms: int,
     ) -> None:
         """`holder`: the name of this process on leases. `clock_ms`: the clock that all processes share."""
+        self.address = ""
+        """Where this process answers what others pass on; empty: nowhere."""
         self._workers = workers
         self._dispatcher = dispatcher
         self._fleet = fleet
@@ -86,6 +88,8 @@ class Heartbeat:
             token_s={name: pace.speed.token_s for name, pace in self._dispatcher.paces.items() if pace.speed.is_known},
             any_model_at=self._fleet.endpoints_of_any,
             left_batches=self._dispatcher.left.told,
+            offers=self._fleet.offers,
+            address=self.address,
         )
         await self._write(report)
 

@@ -89,7 +89,9 @@ class House:
             self.workers,
             name,
             cast("Dispatcher", dispatcher),
-            cast("Fleet", SimpleNamespace(**{"list_models": list_models, "endpoints_of_any": ()} | fleet)),
+            cast(
+                "Fleet", SimpleNamespace(**{"list_models": list_models, "endpoints_of_any": (), "offers": {}} | fleet)
+            ),
             clock_ms,
             self._lease_ms,
         )
