@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
@@ -35,6 +36,8 @@ __all__ = ["find_address", "find_readiness", "serve"]
 
 # Open downloads and polls may finish; a client that reads for ever must not keep the server from ending.
 _HTTP_DRAIN_S = 5
+_LOOPBACK = "127.0.0.1"
+_DATAGRAM = socket.SOCK_DGRAM
 _log = structlog.get_logger(__name__)
 
 
@@ -62,8 +65,9 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut_stream)
     with _bind(await _choose_host(config), port or 0) as listener:
         tracing = open_tracing(config.telemetry)
+        address = await asyncio.to_thread(find_address, config, listener) if config.live.relay else ""
         async with (
-            open_rooms(config, role=role, address=_find_relay_address(config, listener)) as rooms,
+            open_rooms(config, role=role, address=address) as rooms,
             tracing_along(tracing, rooms.fleet.replicas, rooms.turns, rooms.metadata),
             working(rooms) as work,
             AsyncExitStack() as stack,
@@ -155,10 +159,6 @@ async def _make_relay_key(rooms: Rooms) -> str:
     return make_relay_key(await rooms.metadata.get_secret(RELAY_SECRET), rooms.turns.holder)
 
 
-def _find_relay_address(config: Config, listener: socket.socket) -> str:
-    return find_address(config.server.advertise, listener) if config.live.relay else ""
-
-
 async def _foresee_nothing(_batch: Batch) -> Forecast | None:
     """How fast the engines are is known to the processes that have them."""
     return None
@@ -233,7 +233,7 @@ async def _choose_host(config: Config) -> str:
         return host
     if await asyncio.to_thread(choose_driver(config.store, config.data_dir).has_keys):
         return host
-    loopback = "::1" if ":" in host else "127.0.0.1"
+    loopback = "::1" if ":" in host else _LOOPBACK
     _log.warning(
         f"there is no API key, so the server listens on {loopback} alone and not on {host}; make one with "
         "`backfill keys create NAME`, or set server.api_keys, and start it again",
@@ -264,19 +264,34 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
-def find_address(advertised: str, listener: socket.socket) -> str:
+def find_address(config: Config, listener: socket.socket) -> str:
     """Where other processes reach this one: as its settings say, with the port on which it listens if they say none.
 
-    Where they say nothing it is the address on which it listens, or, if it listens on all, the name of its machine.
+    Where they say nothing it is the address on which it listens, or, if it listens on all, the one with which it
+    reaches the database: whoever works with the same one is most likely in the same network. It blocks.
     """
     host, port = listener.getsockname()[:2]
+    advertised = config.server.advertise
     if not advertised:
-        is_any = ipaddress.ip_address(host).is_unspecified
-        return f"http://{socket.gethostname()}:{port}" if is_any else _url_of(listener)
+        return _write_url(_find_own_address(config) if ipaddress.ip_address(host).is_unspecified else host, port)
     scheme, _, place = advertised.rstrip("/").rpartition("://")
     if not scheme:
         scheme, place = "http", place if _names_port(place) else f"{place}:{port}"
     return f"{scheme}://{place}"
+
+
+def _find_own_address(config: Config) -> str:
+    metadata = config.store.metadata
+    database = urlsplit(metadata.get_secret_value()) if metadata is not None and config.store.is_remote else None
+    if database is None or not database.hostname:
+        return _LOOPBACK
+    with suppress(OSError):
+        for family, kind, _, _, place in socket.getaddrinfo(database.hostname, database.port or 1, type=_DATAGRAM):
+            # Nothing is sent: the system only says which of its addresses it would use.
+            with suppress(OSError), socket.socket(family, kind) as looking:
+                looking.connect(place)
+                return str(looking.getsockname()[0])
+    return _LOOPBACK
 
 
 def _names_port(place: str) -> bool:
@@ -285,4 +300,8 @@ def _names_port(place: str) -> bool:
 
 def _url_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
+    return _write_url(host, port)
+
+
+def _write_url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

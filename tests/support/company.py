@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
@@ -24,14 +24,18 @@ _TIMEOUT_S = 30.0
 class Company:
     """A context manager. `url` names one of the processes that answer HTTP after the other, request by request."""
 
-    def __init__(self, data_dir: Path, engine_url: str, *, apis: int = 2, workers: int = 2, **settings: str) -> None:
+    def __init__(
+        self, data_dir: Path, engine_url: str | Sequence[str], *, apis: int = 2, workers: int = 2, **settings: str
+    ) -> None:
+        """`engine_url`: of all workers, or one after the other."""
         self.data_dir = data_dir
+        urls = itertools.cycle([engine_url] if isinstance(engine_url, str) else engine_url)
         settings = {"server__lease_s": "1.5"} | settings
         self.apis = [
             BackfillServer(self.find_folder(f"api-{number}"), server__role="api", **settings) for number in range(apis)
         ]
         self.workers = [
-            BackfillServer(self.find_folder(f"worker-{number}"), engine_url, server__role="work", **settings)
+            BackfillServer(self.find_folder(f"worker-{number}"), next(urls), server__role="work", **settings)
             for number in range(workers)
         ]
         self.client = Client(self)
