@@ -15,7 +15,7 @@ from backfill.accounts import Keys, Quota, QuotaSources, TokenGuess, UsageBook, 
 from backfill.catalogue import Catalogue
 from backfill.config import Config, Role
 from backfill.deliver import BatchReceiver, Deliverer, OwnAddresses, ServerReceiver, WebhookSender
-from backfill.dispatch import Colleagues, Crew, Dispatcher, Forecaster, Heartbeat
+from backfill.dispatch import Colleagues, Crew, CrewWork, Dispatcher, Forecaster, Heartbeat, OwnWork
 from backfill.engines import Fleet
 from backfill.errors import InvalidConfig, NotFound
 from backfill.intake import (
@@ -141,7 +141,9 @@ async def open_rooms(
             progress=progress,
             usage=UsageBook(UsageRecords(metadata.database), progress.measure),
             dispatcher=dispatcher,
-            forecaster=Forecaster(metadata.database, dispatcher, fleet),
+            forecaster=_make_forecaster(
+                config, catalogue, metadata, crew or OwnWork(metadata.database, dispatcher, fleet)
+            ),
             live=await _open_live(config, catalogue, metadata, crew, own_live, stack),
             deliverer=Deliverer(turns, blobs, intake.inputs.check_index),
             webhooks=_make_sender(config, turns, metadata),
@@ -220,6 +222,12 @@ async def _open_crew(config: Config, metadata: Metadata) -> Crew:
     # Whoever asks first is to be told of them too.
     await crew.look()
     return crew
+
+
+def _make_forecaster(config: Config, catalogue: Catalogue, metadata: Metadata, known: Crew | OwnWork) -> Forecaster:
+    database, lines = metadata.database, config.dispatch.lines_per_turn
+    work = CrewWork(known, database, lines, catalogue.resolve) if isinstance(known, Crew) else known
+    return Forecaster(database, work)
 
 
 async def _open_live(

@@ -18,13 +18,12 @@ import uvicorn
 
 from backfill.accounts import UsageTotals, WebhookSecrets
 from backfill.app import Rooms, open_rooms, working
-from backfill.batch import Batch
 from backfill.config import Config, Role
 from backfill.errors import InvalidConfig
 from backfill.intake import describe_data_size
 from backfill.live import RELAY_SECRET, make_relay_key
 from backfill.plan import prepare
-from backfill.status import Forecast, MetricsSource
+from backfill.status import MetricsSource
 from backfill.store import UsageRecords, choose_driver
 from backfill.telemetry import open_tracing, tracing_along
 from backfill.web import api, dashboard
@@ -135,8 +134,8 @@ async def _wire(config: Config, rooms: Rooms, stopping: asyncio.Event, tracing: 
         usage=rooms.usage,
         metrics_sources=_list_metrics(rooms),
         find_wait=(crew or rooms.dispatcher).find_wait,
-        forecast=_foresee_nothing if crew else rooms.forecaster.find,
-        foresee=_foresee_nothing if crew else rooms.forecaster.foresee,
+        forecast=rooms.forecaster.find,
+        foresee=rooms.forecaster.foresee,
         live=rooms.live,
         relay_key=await _make_relay_key(rooms),
         catalogue=rooms.catalogue,
@@ -157,11 +156,6 @@ async def _make_relay_key(rooms: Rooms) -> str:
     if rooms.heartbeat is None or not rooms.heartbeat.address:
         return ""
     return make_relay_key(await rooms.metadata.get_secret(RELAY_SECRET), rooms.turns.holder)
-
-
-async def _foresee_nothing(_batch: Batch) -> Forecast | None:
-    """How fast the engines are is known to the processes that have them."""
-    return None
 
 
 @asynccontextmanager

@@ -144,7 +144,11 @@ class WorkerReport(msgspec.Struct, frozen=True):
     batches: tuple[str, ...] = ()
     """Ids of those that it works on."""
     work_left: dict[str, tuple[float, float]] = {}
-    """Batch -> tokens of prompts, without those that are cached, and of answers that its lines here still need."""
+    """Batch that was not cut -> tokens of prompts, but for cached ones, and of answers that it still needs."""
+    slice_work: dict[str, tuple[int, float, float]] = {}
+    """Batch that was cut -> how many of its slices are worked on here, and the tokens that these still need."""
+    ratios: dict[str, tuple[float, float]] = {}
+    """Replica -> how many tokens of prompts and of answers come for each that was guessed, where that is known."""
     token_s: dict[str, tuple[float, float]] = {}
     """Replica -> seconds for a token of a prompt and of an answer, where that is known."""
     any_model_at: tuple[str, ...] = ()

@@ -11,6 +11,7 @@ import structlog
 
 from backfill import __version__
 from backfill.dispatch.dispatcher import Dispatcher
+from backfill.dispatch.work_left import Ratios
 from backfill.engines import Fleet
 from backfill.errors import StoreUnavailable
 from backfill.status import WORKER_MEMORY_MS, WorkerReport, WorkerStatus
@@ -55,6 +56,8 @@ class Heartbeat:
             started_at_ms=started_at_ms,
             seen_at_ms=started_at_ms,
         )
+        self._usual: dict[frozenset[str], Ratios] = {}
+        """Who serves lines -> how many tokens come for each that was guessed."""
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -84,23 +87,35 @@ class Heartbeat:
             self._worker.report,
             replicas=self._dispatcher.replica_statuses,
             batches=self._dispatcher.open_batches,
-            work_left=self._sum_up_work(),
             token_s={name: pace.speed.token_s for name, pace in self._dispatcher.paces.items() if pace.speed.is_known},
             any_model_at=self._fleet.endpoints_of_any,
             left_batches=self._dispatcher.left.told,
             offers=self._fleet.offers,
             address=self.address,
         )
-        await self._write(report)
+        await self._write(self._add_work(report))
 
     async def _write(self, report: WorkerReport) -> None:
         now = self._clock_ms()
         self._worker = msgspec.structs.replace(self._worker, seen_at_ms=now, report=report)
         await self._workers.tell(self._worker, now - WORKER_MEMORY_MS)
 
-    def _sum_up_work(self) -> dict[str, tuple[float, float]]:
-        left: dict[str, tuple[float, float]] = {}
-        for batch, work in self._dispatcher.work_left.items():
-            needs = work.sum_up({}).values()
-            left[batch] = (sum(need.prompt_tokens for need in needs), sum(need.completion_tokens for need in needs))
-        return left
+    def _add_work(self, report: WorkerReport) -> WorkerReport:
+        """With what is left of the turns here."""
+        whole: dict[str, tuple[float, float]] = {}
+        sliced: dict[str, tuple[int, float, float]] = {}
+        for turn, work in self._dispatcher.work_left:
+            for pool in work.pools:
+                self._usual[pool] = work.find_ratios(pool, self._usual.get(pool, Ratios()))
+            needs = work.sum_up(self._usual).values()
+            prompt, completion = (
+                sum(need.prompt_tokens for need in needs),
+                sum(need.completion_tokens for need in needs),
+            )
+            if turn.slice_number:
+                slices, *others = sliced.get(turn.batch.id, (0, 0.0, 0.0))
+                sliced[turn.batch.id] = (slices + 1, others[0] + prompt, others[1] + completion)
+            else:
+                whole[turn.batch.id] = (prompt, completion)
+        ratios = {name: (usual.prompt, usual.completion) for pool, usual in self._usual.items() for name in pool}
+        return msgspec.structs.replace(report, work_left=whole, slice_work=sliced, ratios=ratios)

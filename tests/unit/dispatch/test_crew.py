@@ -83,7 +83,7 @@ class House:
         async def list_models() -> list[ServedModel]:
             return [CHAT]
 
-        told = {"replica_statuses": (make_replica(replica),), "open_batches": batches, "work_left": {}, "paces": {}}
+        told = {"replica_statuses": (make_replica(replica),), "open_batches": batches, "work_left": [], "paces": {}}
         dispatcher = SimpleNamespace(**told, left=SimpleNamespace(told=left or {}))
         heartbeat = Heartbeat(
             self.workers,
