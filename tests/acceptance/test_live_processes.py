@@ -21,7 +21,7 @@ from tests.support.machines import Machines, RemoteStore
 KEY = "sk-of-both-processes"
 CHAT = "/v1/chat/completions"
 MODEL = "any-model"
-SETTINGS = {"server__api_keys": json.dumps([KEY])}
+SETTINGS: dict[str, Any] = {"server__api_keys": json.dumps([KEY])}
 _POLL_S = 0.02
 
 
@@ -238,7 +238,7 @@ async def test_workers_see_live_requests_as_such_and_lines_leave_room(house: Hou
 
     await wait_for(is_told)
     said = b'{"object":"chat.completion","choices":[{"message":{"content":"x"}}]}'
-    live = []
+    live: list[Received] = []
     while len(live) < len(asking):
         _, received = await house.receive()
         (lines if b"marker-" in received.body else live).append(received)

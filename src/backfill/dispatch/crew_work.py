@@ -51,9 +51,9 @@ class CrewWork:
         for worker in self._workers:
             for batch_id, tokens in worker.report.work_left.items():
                 self._note(batch_id, Need(*tokens))
-            for batch_id, (slices, *tokens) in worker.report.slice_work.items():
+            for batch_id, (slices, prompt_tokens, completion_tokens) in worker.report.slice_work.items():
                 opened[batch_id] += slices
-                self._note(batch_id, Need(*tokens))
+                self._note(batch_id, Need(prompt_tokens, completion_tokens))
         self._shares = dict.fromkeys(self._told, 0.0)
         # What was told is some seconds old: slices may have been drained since.
         self._shares |= {name: max(0, left.get(name, 0) - opened[name]) / slices for name, slices in cut.items()}

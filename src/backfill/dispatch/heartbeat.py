@@ -11,7 +11,7 @@ import structlog
 
 from backfill import __version__
 from backfill.dispatch.dispatcher import Dispatcher
-from backfill.dispatch.work_left import Ratios
+from backfill.dispatch.told_work import ToldWork
 from backfill.engines import Fleet
 from backfill.errors import StoreUnavailable
 from backfill.status import WORKER_MEMORY_MS, WorkerReport, WorkerStatus
@@ -56,8 +56,7 @@ class Heartbeat:
             started_at_ms=started_at_ms,
             seen_at_ms=started_at_ms,
         )
-        self._usual: dict[frozenset[str], Ratios] = {}
-        """Who serves lines -> how many tokens come for each that was guessed."""
+        self._work = ToldWork()
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -93,29 +92,9 @@ class Heartbeat:
             offers=self._fleet.offers,
             address=self.address,
         )
-        await self._write(self._add_work(report))
+        await self._write(self._work.add(report, self._dispatcher.work_left))
 
     async def _write(self, report: WorkerReport) -> None:
         now = self._clock_ms()
         self._worker = msgspec.structs.replace(self._worker, seen_at_ms=now, report=report)
         await self._workers.tell(self._worker, now - WORKER_MEMORY_MS)
-
-    def _add_work(self, report: WorkerReport) -> WorkerReport:
-        """With what is left of the turns here."""
-        whole: dict[str, tuple[float, float]] = {}
-        sliced: dict[str, tuple[int, float, float]] = {}
-        for turn, work in self._dispatcher.work_left:
-            for pool in work.pools:
-                self._usual[pool] = work.find_ratios(pool, self._usual.get(pool, Ratios()))
-            needs = work.sum_up(self._usual).values()
-            prompt, completion = (
-                sum(need.prompt_tokens for need in needs),
-                sum(need.completion_tokens for need in needs),
-            )
-            if turn.slice_number:
-                slices, *others = sliced.get(turn.batch.id, (0, 0.0, 0.0))
-                sliced[turn.batch.id] = (slices + 1, others[0] + prompt, others[1] + completion)
-            else:
-                whole[turn.batch.id] = (prompt, completion)
-        ratios = {name: (usual.prompt, usual.completion) for pool, usual in self._usual.items() for name in pool}
-        return msgspec.structs.replace(report, work_left=whole, slice_work=sliced, ratios=ratios)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
@@ -13,7 +14,8 @@ from backfill.batch import Batch, Counts, Reservation, State, Usage
 from backfill.dispatch import CrewWork, Forecaster, OwnWork
 from backfill.dispatch.pace import Pace
 from backfill.dispatch.tally import Tally
-from backfill.dispatch.work_left import Ratios, WorkLeft
+from backfill.dispatch.told_work import ToldWork
+from backfill.dispatch.work_left import WorkLeft
 from backfill.engines import Fleet, Member
 from backfill.plan import Need
 from backfill.status import Offer, WorkerReport, WorkerStatus
@@ -36,7 +38,7 @@ class Living:
 
 
 def tell(worker: str, each_s: float | None = 0.01, **report: Any) -> WorkerStatus:
-    told = {"offers": OFFERS, "token_s": {} if each_s is None else {"gpu": (0.0, each_s)}} | report
+    told: dict[str, Any] = {"offers": OFFERS, "token_s": {} if each_s is None else {"gpu": (0.0, each_s)}} | report
     return WorkerStatus(
         id=worker,
         role="work",
@@ -157,17 +159,8 @@ async def test_it_is_what_the_worker_itself_would_say(make: Make, crew: Living, 
     source = cast("Any", SimpleNamespace(paces={"gpu": pace}, work_left=[(Turn(at_work, 1), work)]))
     fleet = Fleet([Member(FakeReplica("gpu"), {"m": ""})])
     own = Forecaster(metadata.database, OwnWork(metadata.database, source, fleet), lambda: NOW_MS)
-    ratios = work.find_ratios(frozenset({"gpu"}), Ratios())
-    (left,) = work.sum_up({}).values()
-    crew.living = [
-        tell(
-            "one",
-            token_s={"gpu": pace.speed.token_s},
-            batches=("at-work",),
-            work_left={"at-work": (left.prompt_tokens, left.completion_tokens)},
-            ratios={"gpu": (ratios.prompt, ratios.completion)},
-        )
-    ]
+    report = WorkerReport(offers=OFFERS, token_s={"gpu": pace.speed.token_s}, batches=("at-work",))
+    crew.living = [msgspec.structs.replace(tell("one"), report=ToldWork().add(report, source.work_left))]
     told = make()
     for batch in (at_work, waiting, make_batch("new", 700, created_at_ms=NOW_MS + 2)):
         expected = await find_s(own, batch)
