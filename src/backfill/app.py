@@ -3,7 +3,6 @@
 import asyncio
 import functools
 import gc
-import itertools
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -16,20 +15,13 @@ from backfill.accounts import Keys, Quota, QuotaSources, TokenGuess, UsageBook, 
 from backfill.catalogue import Catalogue
 from backfill.config import Config, Role
 from backfill.deliver import BatchReceiver, Deliverer, OwnAddresses, ServerReceiver, WebhookSender
-from backfill.dispatch import Colleagues, Crew, Dispatcher, Forecaster, Heartbeat
+from backfill.dispatch import Colleagues, Crew, CrewWork, Dispatcher, Forecaster, Heartbeat, OwnWork
 from backfill.engines import Fleet
-from backfill.errors import InvalidConfig, NotFound, StoreBusy
-from backfill.intake import (
-    Intake,
-    Retention,
-    SchemaWatch,
-    Sweeper,
-    UploadedMedia,
-    open_store,
-)
+from backfill.errors import InvalidConfig, NotFound
+from backfill.intake import Intake, Retention, SchemaWatch, Sweeper, UploadedMedia, open_store
 from backfill.journal import Progress
-from backfill.live import AbsentTraffic, LiveMedia, LiveTraffic
-from backfill.media import LocalFiles, MediaLibrary
+from backfill.live import RELAY_SECRET, AbsentTraffic, LiveMedia, LiveTraffic, RelayedTraffic, Traffic
+from backfill.media import LocalFiles, MediaLibrary, claim_folder
 from backfill.plan import count_slices
 from backfill.store import (
     BATCHES,
@@ -82,7 +74,7 @@ class Rooms:
     usage: UsageBook
     dispatcher: Dispatcher
     forecaster: Forecaster
-    live: LiveTraffic
+    live: Traffic
     deliverer: Deliverer
     webhooks: WebhookSender
     own_webhooks: WebhookSender
@@ -99,12 +91,12 @@ class Rooms:
 
 @asynccontextmanager
 async def open_rooms(
-    config: Config, *, media_folder: Path | None = None, role: Role = Role.ALL
+    config: Config, *, media_folder: Path | None = None, role: Role = Role.ALL, address: str = ""
 ) -> AsyncIterator[Rooms]:
     """Take hold of the data directory and build every room on it; nothing runs yet.
 
     `media_folder`: requests may name pictures and clips by paths, which count from there; never set by a server.
-    `role`: with any but "all" others may work there too.
+    `role`: with any but "all" others may work there too. `address`: where others reach this process; empty: nowhere.
 
     Raises:
         InvalidConfig: the catalogue's file cannot be used.
@@ -114,9 +106,7 @@ async def open_rooms(
     """
     async with AsyncExitStack() as stack:
         catalogue = await asyncio.to_thread(Catalogue.load, config.catalogue.file, config.catalogue.models)
-        shares = role is not Role.ALL
-        # Where nothing but caches lies in the data directory, others may work from directories of their own.
-        has_others = shares or config.store.is_remote
+        shares, has_others = role is not Role.ALL, _may_have_others(config, role)
         lock, blobs, metadata, stored_keys = await open_store(config, stack, shares=shares)
         callouts, company = _find_company(config, metadata, stack, has_others=has_others)
         intake = await _open_intake(config, blobs, metadata, company.duties)
@@ -124,13 +114,14 @@ async def open_rooms(
         progress = Progress(blobs)
         stack.callback(progress.close)
         keys = Keys(stored_keys, [key.get_secret_value() for key in config.server.api_keys])
-        sources = QuotaSources(progress.measure, functools.partial(_find_token_limit, keys), catalogue.resolve)
-        quota = await _begin_quota(config, metadata, sources, is_shared=has_others)
+        quota = await _begin_quota(config, catalogue, metadata, keys, progress, is_shared=has_others)
         turns = _make_turns(config, catalogue, metadata, quota, company, shares=shares)
         schema = await _settle_in(lock, turns, metadata, company, stack, shares=shares)
         fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
         policy, others = config.dispatch, _make_colleagues(metadata, catalogue, company)
         dispatcher = Dispatcher(turns, blobs, fleet, policy, intake.inputs.check_content, media, colleagues=others)
+        crew = await _open_crew(config, metadata) if role is Role.API else None
+        own_live = LiveTraffic(fleet, config.live, LiveMedia(media))
         yield Rooms(
             config=config,
             role=role,
@@ -147,16 +138,16 @@ async def open_rooms(
             progress=progress,
             usage=UsageBook(UsageRecords(metadata.database), progress.measure),
             dispatcher=dispatcher,
-            forecaster=Forecaster(metadata.database, dispatcher, fleet),
-            live=(AbsentTraffic if role is Role.API else LiveTraffic)(fleet, config.live, LiveMedia(media)),
+            forecaster=_make_forecaster(config, catalogue, metadata, crew or dispatcher, fleet),
+            live=await _open_live(config, catalogue, metadata, crew, own_live, stack),
             deliverer=Deliverer(turns, blobs, intake.inputs.check_index),
             webhooks=_make_sender(config, turns, metadata),
             own_webhooks=_make_own_sender(config, turns, metadata),
             retention=_make_retention(config, intake, metadata, media, role),
             callouts=callouts,
             neighbours=company.neighbours,
-            crew=_make_crew(config, metadata) if role is Role.API else None,
-            heartbeat=_make_heartbeat(config, metadata, company, dispatcher, fleet) if role in _FEEDING else None,
+            crew=crew,
+            heartbeat=_make_heart(config, metadata, company, dispatcher, fleet, address) if role in _FEEDING else None,
         )
 
 
@@ -174,7 +165,15 @@ async def _settle_in(
     return schema
 
 
-async def _begin_quota(config: Config, metadata: Metadata, sources: QuotaSources, *, is_shared: bool) -> Quota:
+def _may_have_others(config: Config, role: Role) -> bool:
+    # Where nothing but caches lies in the data directory, others may work from directories of their own.
+    return role is not Role.ALL or config.store.is_remote
+
+
+async def _begin_quota(
+    config: Config, catalogue: Catalogue, metadata: Metadata, keys: Keys, progress: Progress, *, is_shared: bool
+) -> Quota:
+    sources = QuotaSources(progress.measure, functools.partial(_find_token_limit, keys), catalogue.resolve)
     quota = Quota(metadata, config.limits.enqueued_tokens, sources, is_shared=is_shared)
     await quota.begin()
     return quota
@@ -205,9 +204,35 @@ def _find_company(
     return callouts, Company(duties, neighbours, holder, place)
 
 
-def _make_crew(config: Config, metadata: Metadata) -> Crew:
+async def _open_crew(config: Config, metadata: Metadata) -> Crew:
     database = metadata.database
-    return Crew(Workers(database), database.now_ms, config.server.lease_ms)
+    crew = Crew(Workers(database), database.now_ms, config.server.lease_ms)
+    # Whoever asks first is to be told of them too.
+    await crew.look()
+    return crew
+
+
+def _make_forecaster(
+    config: Config, catalogue: Catalogue, metadata: Metadata, known: Crew | Dispatcher, fleet: Fleet
+) -> Forecaster:
+    database, lines = metadata.database, config.dispatch.lines_per_turn
+    if isinstance(known, Dispatcher):
+        return Forecaster(database, OwnWork(database, known, fleet))
+    return Forecaster(database, CrewWork(known, database, lines, catalogue.resolve))
+
+
+async def _open_live(
+    config: Config, catalogue: Catalogue, metadata: Metadata, crew: Crew | None, own: Traffic, stack: AsyncExitStack
+) -> Traffic:
+    """`own`: as a process with engines answers them."""
+    if crew is None:
+        return own
+    if not config.live.relay:
+        return AbsentTraffic(config.live)
+    secret, timeout_s = await metadata.get_secret(RELAY_SECRET), config.dispatch.request_timeout_s
+    relayed = RelayedTraffic(crew, config.live, secret, timeout_s, catalogue.resolve)
+    stack.push_async_callback(relayed.close)
+    return relayed
 
 
 def _make_colleagues(metadata: Metadata, catalogue: Catalogue, company: Company) -> Colleagues | None:
@@ -216,13 +241,15 @@ def _make_colleagues(metadata: Metadata, catalogue: Catalogue, company: Company)
     return Colleagues(Workers(metadata.database), metadata.database.now_ms, catalogue.resolve)
 
 
-def _make_heartbeat(
-    config: Config, metadata: Metadata, company: Company, dispatcher: Dispatcher, fleet: Fleet
+def _make_heart(
+    config: Config, metadata: Metadata, company: Company, dispatcher: Dispatcher, fleet: Fleet, address: str
 ) -> Heartbeat | None:
     if company.neighbours is None:
         return None
     database = metadata.database
-    return Heartbeat(Workers(database), company.holder, dispatcher, fleet, database.now_ms, config.server.lease_ms)
+    heart = Heartbeat(Workers(database), company.holder, dispatcher, fleet, database.now_ms, config.server.lease_ms)
+    heart.address = address
+    return heart
 
 
 def _open_neighbours(config: Config, callouts: Callouts, stack: AsyncExitStack) -> Neighbours:
@@ -248,26 +275,13 @@ async def _open_media(
     *,
     shares: bool,
 ) -> MediaLibrary:
-    media_store = await asyncio.to_thread(_find_media_store, config.data_dir, stack) if shares else None
+    media_store = await asyncio.to_thread(claim_folder, config.data_dir, stack) if shares else None
     local = None if media_folder is None else LocalFiles(media_folder, config.media)
     find_uploaded = UploadedMedia(blobs, metadata, config.media).find
     media = MediaLibrary(media_store or config.data_dir / "media", config.media, find_uploaded, local)
     stack.push_async_callback(media.close)
     await LiveMedia(media).sweep()
     return media
-
-
-def _find_media_store(data_dir: Path, stack: AsyncExitStack) -> Path:
-    """A folder for what is fetched that no other process has now; that of one that is dead is taken with what it holds.
-
-    What lies there is counted, trimmed and given away by what its process remembers.
-    """
-    for number in itertools.count(1):
-        folder = data_dir / "media-shared" / str(number)
-        with suppress(StoreBusy):
-            stack.callback(FolderLock(folder).release)
-            return folder
-    raise AssertionError
 
 
 def _make_retention(config: Config, intake: Intake, metadata: Metadata, media: MediaLibrary, role: Role) -> Retention:
@@ -344,13 +358,8 @@ async def working(rooms: Rooms) -> AsyncIterator["asyncio.Task[None]"]:
 
 def _list_stops(rooms: Rooms) -> list[Callable[[], None]]:
     stops = [rooms.dispatcher.stop, rooms.deliverer.stop, rooms.webhooks.stop, rooms.own_webhooks.stop]
-    stops += [
-        rooms.schema.stop,
-        rooms.retention.stop,
-        rooms.keys.uses.stop,
-        rooms.turns.duties.stop,
-        rooms.callouts.stop,
-    ]
+    stops += [rooms.retention.stop, rooms.keys.uses.stop, rooms.turns.duties.stop, rooms.callouts.stop]
+    stops.append(rooms.schema.stop)
     stops += [each.stop for each in (rooms.neighbours, rooms.crew, rooms.heartbeat) if each is not None]
     return stops
 

@@ -11,18 +11,19 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import structlog
 import uvicorn
 
 from backfill.accounts import UsageTotals, WebhookSecrets
 from backfill.app import Rooms, open_rooms, working
-from backfill.batch import Batch
 from backfill.config import Config, Role
 from backfill.errors import InvalidConfig
 from backfill.intake import describe_data_size
+from backfill.live import RELAY_SECRET, make_relay_key
 from backfill.plan import prepare
-from backfill.status import Forecast, MetricsSource
+from backfill.status import MetricsSource
 from backfill.store import UsageRecords, choose_driver
 from backfill.telemetry import open_tracing, tracing_along
 from backfill.web import api, dashboard
@@ -30,18 +31,20 @@ from backfill.web import api, dashboard
 if TYPE_CHECKING:
     from backfill.telemetry import Tracing
 
-__all__ = ["find_readiness", "serve"]
+__all__ = ["find_address", "find_readiness", "serve"]
 
 # Open downloads and polls may finish; a client that reads for ever must not keep the server from ending.
 _HTTP_DRAIN_S = 5
+_LOOPBACK = "127.0.0.1"
+_DATAGRAM = socket.SOCK_DGRAM
 _log = structlog.get_logger(__name__)
 
 
 async def serve(config: Config, announce: Callable[[str], None]) -> None:
     """Serve until SIGINT or SIGTERM, then stop feeding, keep what is done and end the engines.
 
-    `announce` is called once with the server's own URL, when it answers; with an empty one if it works and answers
-    nothing.
+    `announce` is called once with the server's own URL, when it answers; with an empty one if it works and has no port
+    that anybody asked for.
 
     Raises:
         InvalidConfig: the address cannot be bound.
@@ -53,16 +56,17 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
     if role is Role.ALL and config.engines_on_ray and not config.store.is_remote:
         message = 'Engines with place = "ray" need processes with the roles "api" and "scale"; "all" would be alone.'
         raise InvalidConfig(message, param="server.role")
-    port = config.server.work_port if role is Role.WORK else config.server.port
-    if port is None:
+    port = config.server.port if role is not Role.WORK else config.server.work_port
+    if port is None and not config.live.relay:
         await _work_unseen(config, announce)
         return
     stopping = asyncio.Event()
     logging.getLogger("uvicorn.error").addFilter(_is_no_cut_stream)
-    with _bind(await _choose_host(config), port) as listener:
+    with _bind(await _choose_host(config), port or 0) as listener:
         tracing = open_tracing(config.telemetry)
+        address = await asyncio.to_thread(find_address, config, listener) if config.live.relay else ""
         async with (
-            open_rooms(config, role=role) as rooms,
+            open_rooms(config, role=role, address=address) as rooms,
             tracing_along(tracing, rooms.fleet.replicas, rooms.turns, rooms.metadata),
             working(rooms) as work,
             AsyncExitStack() as stack,
@@ -82,7 +86,7 @@ async def serve(config: Config, announce: Callable[[str], None]) -> None:
             loop = asyncio.get_running_loop()
 
             def tell_ready() -> None:
-                announce(_url_of(listener))
+                announce("" if port is None else _url_of(listener))
                 # The first batch may be large; it should not be the one that waits for this.
                 loop.run_in_executor(None, prepare)
 
@@ -130,9 +134,10 @@ async def _wire(config: Config, rooms: Rooms, stopping: asyncio.Event, tracing: 
         usage=rooms.usage,
         metrics_sources=_list_metrics(rooms),
         find_wait=(crew or rooms.dispatcher).find_wait,
-        forecast=_foresee_nothing if crew else rooms.forecaster.find,
-        foresee=_foresee_nothing if crew else rooms.forecaster.foresee,
+        forecast=rooms.forecaster.find,
+        foresee=rooms.forecaster.foresee,
         live=rooms.live,
+        relay_key=await _make_relay_key(rooms),
         catalogue=rooms.catalogue,
         list_models=(crew or rooms.fleet).list_models,
         collect=rooms.retention.collect,
@@ -146,9 +151,11 @@ async def _wire(config: Config, rooms: Rooms, stopping: asyncio.Event, tracing: 
     )
 
 
-async def _foresee_nothing(_batch: Batch) -> Forecast | None:
-    """How fast the engines are is known to the processes that have them."""
-    return None
+async def _make_relay_key(rooms: Rooms) -> str:
+    """What others have to show who pass live requests on to this process; empty if none may."""
+    if rooms.heartbeat is None or not rooms.heartbeat.address:
+        return ""
+    return make_relay_key(await rooms.metadata.get_secret(RELAY_SECRET), rooms.turns.holder)
 
 
 @asynccontextmanager
@@ -220,7 +227,7 @@ async def _choose_host(config: Config) -> str:
         return host
     if await asyncio.to_thread(choose_driver(config.store, config.data_dir).has_keys):
         return host
-    loopback = "::1" if ":" in host else "127.0.0.1"
+    loopback = "::1" if ":" in host else _LOOPBACK
     _log.warning(
         f"there is no API key, so the server listens on {loopback} alone and not on {host}; make one with "
         "`backfill keys create NAME`, or set server.api_keys, and start it again",
@@ -251,6 +258,44 @@ def _bind(host: str, port: int) -> socket.socket:
     return listener
 
 
+def find_address(config: Config, listener: socket.socket) -> str:
+    """Where other processes reach this one: as its settings say, with the port on which it listens if they say none.
+
+    Where they say nothing it is the address on which it listens, or, if it listens on all, the one with which it
+    reaches the database: whoever works with the same one is most likely in the same network. It blocks.
+    """
+    host, port = listener.getsockname()[:2]
+    advertised = config.server.advertise
+    if not advertised:
+        return _write_url(_find_own_address(config) if ipaddress.ip_address(host).is_unspecified else host, port)
+    scheme, _, place = advertised.rstrip("/").rpartition("://")
+    if not scheme:
+        scheme, place = "http", place if _names_port(place) else f"{place}:{port}"
+    return f"{scheme}://{place}"
+
+
+def _find_own_address(config: Config) -> str:
+    metadata = config.store.metadata
+    database = urlsplit(metadata.get_secret_value()) if metadata is not None and config.store.is_remote else None
+    if database is None or not database.hostname:
+        return _LOOPBACK
+    with suppress(OSError):
+        for family, kind, _, _, place in socket.getaddrinfo(database.hostname, database.port or 1, type=_DATAGRAM):
+            # Nothing is sent: the system only says which of its addresses it would use.
+            with suppress(OSError), socket.socket(family, kind) as looking:
+                looking.connect(place)
+                return str(looking.getsockname()[0])
+    return _LOOPBACK
+
+
+def _names_port(place: str) -> bool:
+    return ":" in place.rpartition("]")[2]
+
+
 def _url_of(listener: socket.socket) -> str:
     host, port = listener.getsockname()[:2]
+    return _write_url(host, port)
+
+
+def _write_url(host: str, port: int) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -13,6 +13,7 @@ __all__ = [
     "Forecast",
     "MetricFamily",
     "MetricsSource",
+    "Offer",
     "ReplicaState",
     "ReplicaStatus",
     "ServedModel",
@@ -127,6 +128,14 @@ class ReplicaStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Why nothing is sent to it now."""
 
 
+class Offer(msgspec.Struct, frozen=True):
+    """What one replica takes."""
+
+    models: tuple[str, ...]
+    """Ids that requests may name; "*" for any."""
+    endpoints: tuple[str, ...]
+
+
 class WorkerReport(msgspec.Struct, frozen=True):
     """What a process that has engines tells of them."""
 
@@ -135,13 +144,21 @@ class WorkerReport(msgspec.Struct, frozen=True):
     batches: tuple[str, ...] = ()
     """Ids of those that it works on."""
     work_left: dict[str, tuple[float, float]] = {}
-    """Batch -> tokens of prompts, without those that are cached, and of answers that its lines here still need."""
+    """Batch that was not cut -> tokens of prompts, but for cached ones, and of answers that it still needs."""
+    slice_work: dict[str, tuple[int, float, float]] = {}
+    """Batch that was cut -> how many of its slices are worked on here, and the tokens that these still need."""
+    ratios: dict[str, tuple[float, float]] = {}
+    """Replica -> how many tokens of prompts and of answers come for each that was guessed, where that is known."""
     token_s: dict[str, tuple[float, float]] = {}
     """Replica -> seconds for a token of a prompt and of an answer, where that is known."""
     any_model_at: tuple[str, ...] = ()
     """Endpoints at which one of its engines takes any model."""
     left_batches: Mapping[str, tuple[str, ...]] = {}
     """Batch of which it has left lines to others -> the models that these name."""
+    offers: dict[str, Offer] = {}
+    """Replica -> what it takes."""
+    address: str = ""
+    """Base URL at which it answers what other processes pass on; empty: none."""
     has_ended: bool = False
     """In order: nothing of it is shown any more, but what it served may come back."""
 
@@ -154,6 +171,12 @@ class WorkerReport(msgspec.Struct, frozen=True):
         if endpoint in self.any_model_at:
             return True
         return any(served.id == model and endpoint in served.endpoints for served in self.models)
+
+    def find_replicas(self, model: str, endpoint: str) -> tuple[str, ...]:
+        """The replicas that list this very id, or "*", for the endpoint."""
+        return tuple(
+            name for name, offer in self.offers.items() if model in offer.models and endpoint in offer.endpoints
+        )
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -135,7 +135,7 @@ def test_all_workers_are_killed_and_new_ones_come(engine: NullEngine, tmp_path: 
         assert count_redone(engine) <= CONCURRENCY
 
 
-# The first three of its transactions belong to the start.
+# The first four of its transactions belong to the start.
 @pytest.mark.parametrize(
     "fault",
     [

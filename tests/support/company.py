@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
@@ -25,15 +25,20 @@ _TIMEOUT_S = 30.0
 class Company:
     """A context manager. `url` names one of the processes that answer HTTP after the other, request by request."""
 
-    def __init__(self, data_dir: Path, engine_url: str, *, apis: int = 2, workers: int = 2, **settings: str) -> None:
+    def __init__(
+        self, data_dir: Path, engine_url: str | Sequence[str], *, apis: int = 2, workers: int = 2, **settings: str
+    ) -> None:
+        """`engine_url`: of all workers, or one after the other."""
         self.data_dir = data_dir
-        self.engine_url = engine_url
-        self.settings = settings = {"server__lease_s": "1.5"} | settings
+        self._engine_urls = itertools.cycle([engine_url] if isinstance(engine_url, str) else engine_url)
+        self._settings = settings = {"server__lease_s": "1.5"} | settings
         self.apis = [
             BackfillServer(self.find_folder(f"api-{number}"), server__role="api", **settings) for number in range(apis)
         ]
         self.workers = [
-            BackfillServer(self.find_folder(f"worker-{number}"), engine_url, server__role="work", **settings)
+            BackfillServer(
+                self.find_folder(f"worker-{number}"), next(self._engine_urls), server__role="work", **settings
+            )
             for number in range(workers)
         ]
         self.client = Client(self)
@@ -57,8 +62,8 @@ class Company:
 
     def make_server(self, process: str, role: str, source: Path) -> BackfillServer:
         """One more, of another release; not started."""
-        engine_url = self.engine_url if role == "work" else None
-        return ReleaseServer(source, self.find_folder(process), engine_url, server__role=role, **self.settings)
+        engine_url = next(self._engine_urls) if role == "work" else None
+        return ReleaseServer(source, self.find_folder(process), engine_url, server__role=role, **self._settings)
 
     def find_folder(self, process: str) -> Path:
         """The data directory of a process: all have the same."""

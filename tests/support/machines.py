@@ -1,6 +1,7 @@
 """Several machines: each process has a data directory of its own, and what they share lies elsewhere."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class RemoteStore:
 class Machines(Company):
     """As `Company`, of processes that have nothing in common but a `RemoteStore`."""
 
-    def __init__(self, folder: Path, engine_url: str, store: RemoteStore, **options: Any) -> None:
+    def __init__(self, folder: Path, engine_url: str | Sequence[str], store: RemoteStore, **options: Any) -> None:
         self.store = store
         super().__init__(folder, engine_url, **(options | store.settings))
 

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from backfill.config.places import check_places
+from backfill.config.places import check_advertised, check_places
 
 __all__ = [
     "DispatchConfig",
@@ -36,7 +36,7 @@ class Role(StrEnum):
     API = "api"
     """It answers HTTP, and has no engines."""
     WORK = "work"
-    """It has engines and works on batches, and answers no HTTP but, if asked, how it is."""
+    """It has engines and works on batches, and answers live requests that those with the role "api" pass on."""
     SCALE = "scale"
     """It keeps as many workers on a Ray cluster as there is work for; it answers no HTTP."""
 
@@ -59,9 +59,17 @@ class ServerConfig(Section):
     engine: str = ""
     """The one engine that a process with the role "work" has; empty: all that Ray does not place."""
     work_port: int | None = Field(None, ge=0, le=65535)
-    """Where a process with the role "work" answers `/health`, `/ready` and `/metrics`; None: nowhere."""
+    """Where a process with the role "work" answers `/health`, `/ready` and `/metrics`, and what others pass on to it;
+    None: at a free port."""
+    advertise: str = ""
+    """How others reach this process, if it has engines: a host, one with a port, or a URL; empty: as it listens."""
     lease_s: float = Field(30.0, ge=0.5, le=3600)
     """After so long what a process with the role "work" had begun is taken over by another one, if it was silent."""
+
+    @field_validator("advertise")
+    @classmethod
+    def _check_advertise(cls, value: str) -> str:
+        return check_advertised(value)
 
     @property
     def lease_ms(self) -> int:
@@ -146,6 +154,8 @@ class LiveConfig(Section):
     """How large a request may be."""
     start_timeout_s: float = Field(120.0, gt=0)
     """How long a request waits for an engine that is being started, before it is told to try again."""
+    relay: bool = True
+    """Whether processes with the role "api" pass requests on to those with engines, which listen for that."""
 
 
 class WebhooksConfig(Section):

@@ -42,6 +42,7 @@ class Crew:
         # Or what a living one told in time would be seen too late.
         self._period_s = min(_PERIOD_S, self._silence_ms / 4000)
         self._known: Sequence[WorkerStatus] = ()
+        self._remembered: Sequence[WorkerStatus] = ()
         self._alone_since_ms = clock_ms()
         self._stopping = asyncio.Event()
 
@@ -59,7 +60,7 @@ class Crew:
     async def list_models(self) -> list[ServedModel]:
         """What the living ones serve."""
         found: dict[str, set[str]] = {}
-        for worker in self._living:
+        for worker in self.living:
             for model in worker.report.models:
                 found.setdefault(model.id, set()).update(model.endpoints)
         return [ServedModel(model, tuple(sorted(endpoints))) for model, endpoints in sorted(found.items())]
@@ -68,10 +69,10 @@ class Crew:
         """Why a batch does not move, as far as it can be told from here."""
         if batch.state.is_final or batch.state is State.PAUSED:
             return None
-        workers = [worker.report for worker in self._living if worker.role == "work"]
+        workers = [worker.report for worker in self.living if worker.role == "work"]
         if workers:
             return self._explain_left(batch, workers)
-        if self._living:
+        if self.living:
             message = "No worker runs on Ray now; one is started for what waits."
             return Waiting.explain(WaitReason.STARTING, message, batch.created_at_ms)
         message = "No process that has engines runs (backfill serve --role work)."
@@ -89,7 +90,7 @@ class Crew:
     async def run(self) -> None:
         """Read until `stop` is called."""
         while not self._stopping.is_set():
-            await self._read()
+            await self.look()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._period_s):
                     await self._stopping.wait()
@@ -98,20 +99,23 @@ class Crew:
         """End `run`."""
         self._stopping.set()
 
-    async def _read(self) -> None:
+    async def look(self) -> None:
+        """Read what they told; what was read before stays if it cannot be read now."""
         try:
-            self._known = self._find_shown(await self._workers.list())
+            workers = await self._workers.list()
         except StoreUnavailable as error:
             _log.warning("what engines do cannot be told now", reason=error.message)
             return
-        if self._living:
+        # Where all are dead, nobody removes their rows.
+        self._remembered = [one for one in workers if self._clock_ms() - one.seen_at_ms <= WORKER_MEMORY_MS]
+        self._known = self._find_shown()
+        if self.living:
             self._alone_since_ms = self._clock_ms()
 
-    def _find_shown(self, workers: Sequence[WorkerStatus]) -> list[WorkerStatus]:
-        """Without those that are forgotten; where all are dead, nobody removes their rows."""
+    def _find_shown(self) -> list[WorkerStatus]:
+        """Without those that have ended in order, or were started again."""
         now = self._clock_ms()
-        told = [worker for worker in workers if not worker.report.has_ended]
-        remembered = [worker for worker in told if now - worker.seen_at_ms <= WORKER_MEMORY_MS]
+        remembered = [worker for worker in self._remembered if not worker.report.has_ended]
         # In a container each is process 1: what was started again has the name of what was killed.
         latest = {(worker.host, worker.pid): worker.id for worker in remembered}
         return [
@@ -121,7 +125,13 @@ class Crew:
         ]
 
     @property
-    def _living(self) -> list[WorkerStatus]:
+    def remembered(self) -> Sequence[WorkerStatus]:
+        """All that told of themselves within the last hour, also those that have ended since."""
+        return self._remembered
+
+    @property
+    def living(self) -> list[WorkerStatus]:
+        """Those that must be taken to run."""
         now = self._clock_ms()
         return [worker for worker in self._known if not worker.is_lost(now, self._silence_ms)]
 

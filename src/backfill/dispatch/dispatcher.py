@@ -112,10 +112,9 @@ class Dispatcher:
         return {name: feeder.observer.pace for name, feeder in self._feeders.items()}
 
     @property
-    def work_left(self) -> dict[str, WorkLeft]:
-        """Batch -> what is left of it, for those that are worked on here alone, as they were not cut."""
-        opened = [work.opened for work in self._open if work.opened is not None]
-        return {one.turn.batch.id: one.work_left for one in opened if not one.turn.slice_number}
+    def work_left(self) -> list[tuple[Turn, WorkLeft]]:
+        """What is left of each turn that is worked on."""
+        return [(work.turn, work.opened.work_left) for work in self._open if work.opened is not None]
 
     def find_wait(self, batch: Batch) -> Waiting | None:
         """What holds a batch up; None if nothing does, as far as is known, or if it has ended."""

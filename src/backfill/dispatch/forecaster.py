@@ -7,18 +7,27 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from backfill.batch import Batch, Reservation, fit_to_endpoint
-from backfill.dispatch.pace import Pace
-from backfill.dispatch.work_left import Ratios, WorkLeft
-from backfill.engines import Fleet
+from backfill.dispatch.work_left import Ratios
 from backfill.errors import StoreUnavailable
 from backfill.index import DEFAULT_ANSWER_TOKENS
 from backfill.plan import Job, Need, Speed, forecast
 from backfill.status import Forecast
-from backfill.store import EndedBatch, QueuedBatch, count_slices_left, read_ended, read_queue
+from backfill.store import EndedBatch, QueuedBatch, read_ended, read_queue
 from backfill.store.database import Database
 from backfill.turns import now_ms
 
-__all__ = ["Claim", "Forecaster", "Pool", "Source", "guess_needs", "join_pools", "make_jobs", "measure_ended"]
+__all__ = [
+    "Claim",
+    "Estimating",
+    "Forecaster",
+    "KnownWork",
+    "Pool",
+    "estimate_together_s",
+    "guess_needs",
+    "join_pools",
+    "make_jobs",
+    "measure_ended",
+]
 
 Pool = frozenset[str]
 """The names of replicas."""
@@ -35,16 +44,35 @@ _JOBS_SIMULATED = 200
 _BYTES_A_TOKEN = 4
 
 
-class Source(Protocol):
-    """What a dispatcher knows."""
+class Estimating(Protocol):
+    """How fast one engine is, or several together are."""
 
-    @property
-    def paces(self) -> Mapping[str, Pace]:
-        """Replica -> how fast it is."""
+    def estimate_s(self, need: Need) -> float:
+        """How long that takes if nothing else is computed meanwhile."""
 
-    @property
-    def work_left(self) -> Mapping[str, WorkLeft]:
-        """Batch -> what is left of it, for those that are worked on."""
+
+class KnownWork(Protocol):
+    """What a process knows of those who serve lines, and of what is left for them."""
+
+    async def look(self, queue: Sequence[QueuedBatch]) -> None:
+        """Find out what is to be known of these now; raises StoreUnavailable."""
+
+    def find_pool(self, model: str | None, endpoint: str) -> Pool | None:
+        """Who serves the model there; None: nobody."""
+
+    def list_speeds(self) -> dict[str, Estimating]:
+        """Replica -> how fast it is, where that is known."""
+
+    def find_ratios(self, pool: Pool) -> Ratios | None:
+        """How many tokens come for each that was guessed, of what is worked on; None: not known."""
+
+    def find_left(
+        self, batch: QueuedBatch, guessed: Mapping[Pool, Need], find_usual: Callable[[Pool], Ratios]
+    ) -> Mapping[Pool, Need]:
+        """What is left of a batch that was guessed to need all that; `find_usual`: the ratios to put it right with."""
+
+    def find_least_s(self, batch: QueuedBatch, needs: Mapping[Pool, Need], speeds: Mapping[str, Estimating]) -> float:
+        """How long that takes whatever else waits: where not all who serve it may work on it at once."""
 
 
 @dataclass
@@ -69,16 +97,14 @@ class Claim(NamedTuple):
 class Forecaster:
     """Looks at all that waits, when it is asked and the last look is old."""
 
-    def __init__(self, database: Database, source: Source, fleet: Fleet, clock_ms: Callable[[], int] = now_ms) -> None:
+    def __init__(self, database: Database, work: KnownWork, clock_ms: Callable[[], int] = now_ms) -> None:
         self._database = database
-        self._source = source
-        self._fleet = fleet
+        self._work = work
         self._clock_ms = clock_ms
         self._lock = asyncio.Lock()
         self._look = _Look()
         self._before: dict[Pool, tuple[Speed, Ratios]] = {}
         self._before_due_s = float("-inf")
-        self._usual: dict[Pool, Ratios] = {}
 
     async def find(self, batch: Batch) -> Forecast | None:
         """When a batch that has not ended will be done; None where nothing tells."""
@@ -103,19 +129,21 @@ class Forecaster:
                 return self._look
             try:
                 queue = await read_queue(self._database, _QUEUE_MAX)
-                shares = await self._read_shares(queue)
+                await self._work.look(queue)
                 ended = await read_ended(self._database, _ENDED_MAX) if began_s >= self._before_due_s else None
             except StoreUnavailable:
                 # What is asked about was read or written a moment ago: that must not fail for want of a guess.
                 return self._look if self._look.now_ms else _Look(self._clock_ms())
             if ended is not None:
-                self._before = measure_ended(ended, self._find_pool)
+                self._before = measure_ended(ended, self._work.find_pool)
                 self._before_due_s = began_s + _ENDED_KEPT_S
             now = self._clock_ms()
-            needed = ((batch, self._find_needs(batch, shares.get(batch.id, 1.0))) for batch in queue)
+            speeds = self._find_speeds()
+            needed = ((batch, self._find_needs(batch)) for batch in queue)
             claims = [Claim(batch, needs) for batch, needs in needed if needs is not None]
-            jobs, unknown = make_jobs(claims, self._find_speeds(), now)
-            done_s = forecast(jobs)
+            jobs, unknown = make_jobs(claims, speeds, now)
+            least_s = {batch.id: self._work.find_least_s(batch, needs, speeds) for batch, needs in claims}
+            done_s = {batch: max(seconds, least_s[batch]) for batch, seconds in forecast(jobs).items()}
             done: dict[str, int | None] = {batch.id: None for batch in queue}
             done |= {
                 str(batch): now + round(1000 * seconds) for batch, seconds in done_s.items() if batch not in unknown
@@ -127,8 +155,8 @@ class Forecaster:
     def _find_new(self, look: _Look, batch: Batch) -> tuple[int | None, list[Job]]:
         """When it will be done beside what was found, and its jobs."""
         queued = QueuedBatch(**{name: getattr(batch, name) for name in QueuedBatch.__struct_fields__})
-        needs = self._find_needs(queued)
-        jobs, unknown = make_jobs([Claim(queued, needs or {})], self._find_speeds(), look.now_ms)
+        needs, speeds = self._find_needs(queued) or {}, self._find_speeds()
+        jobs, unknown = make_jobs([Claim(queued, needs)], speeds, look.now_ms)
         if unknown or not jobs:
             return None, []
         beside = [job for job in look.jobs if any(_meet(job.pool, own.pool) for own in jobs)]
@@ -137,11 +165,12 @@ class Forecaster:
         else:
             before_s = sum(job.work_s for job in beside if job.left_s <= jobs[0].left_s)
             seconds = before_s + sum(job.work_s for job in jobs)
+        seconds = max(seconds, self._work.find_least_s(queued, needs, speeds))
         return look.now_ms + round(1000 * seconds), jobs
 
-    def _find_speeds(self) -> dict[str, Speed]:
+    def _find_speeds(self) -> dict[str, Estimating]:
         """Replica -> how fast it is; of one that did nothing yet, what ended batches tell."""
-        speeds = {name: pace.speed for name, pace in self._source.paces.items() if pace.speed.is_known}
+        speeds = self._work.list_speeds()
         for pool, (speed, _) in self._before.items():
             missing = [name for name in pool if name not in speeds]
             if len(missing) == len(pool):
@@ -149,49 +178,32 @@ class Forecaster:
                 speeds[missing[0]] = speed
         return speeds
 
-    async def _read_shares(self, queue: Sequence[QueuedBatch]) -> dict[str, float]:
-        """Batch that was cut -> which part of its slices is left, of those that others are at work on too."""
-        cut = {batch.id: batch.slices for batch in queue if batch.slices}
-        left = await count_slices_left(self._database, cut) if cut else {}
-        return {batch_id: left.get(batch_id, 0) / slices for batch_id, slices in cut.items()}
-
-    def _find_needs(self, batch: QueuedBatch, share: float = 1.0) -> Mapping[Pool, Need] | None:
-        """Who serves a batch -> what is left for them; None: not known. `share`: which part of it is left."""
-        work = self._source.work_left.get(batch.id)
-        if work is not None:
-            for pool in work.pools:
-                self._usual[pool] = work.find_ratios(pool, self._find_usual(pool))
-            return work.sum_up({pool: self._find_usual(pool) for pool in work.pools})
-        needs: dict[Pool, Need] = {}
-        for model, guessed in guess_needs(batch).items():
-            serving = self._find_pool(model or batch.model_id, batch.endpoint)
+    def _find_needs(self, batch: QueuedBatch) -> Mapping[Pool, Need] | None:
+        """Who serves a batch -> what is left for them; None: not known."""
+        guessed: dict[Pool, Need] = {}
+        for model, need in guess_needs(batch).items():
+            serving = self._work.find_pool(model or batch.model_id, batch.endpoint)
             if serving is not None:
-                usual = self._find_usual(serving)
-                scaled = guessed.scaled(share * usual.prompt, share * usual.completion)
-                needs[serving] = needs.get(serving, Need()).plus(scaled)
-        return needs or None
+                guessed[serving] = guessed.get(serving, Need()).plus(need)
+        return self._work.find_left(batch, guessed, self._find_usual) or None
 
     def _find_usual(self, pool: Pool) -> Ratios:
-        known = self._usual.get(pool)
+        known = self._work.find_ratios(pool)
         return known or self._before.get(pool, (None, Ratios()))[1]
-
-    def _find_pool(self, model: str | None, endpoint: str) -> Pool | None:
-        route = self._fleet.resolve(model, endpoint) if model else None
-        return None if route is None else frozenset(replica.name for replica in route.replicas)
 
 
 def _tell(batch: Batch, done_at_ms: int | None) -> Forecast | None:
     return None if done_at_ms is None else Forecast(done_at_ms, is_late=done_at_ms > batch.deadline_at_ms)
 
 
-def make_jobs(claims: Iterable[Claim], speeds: Mapping[str, Speed], now: int) -> tuple[list[Job], set[str]]:
+def make_jobs(claims: Iterable[Claim], speeds: Mapping[str, Estimating], now: int) -> tuple[list[Job], set[str]]:
     """What each batch needs as time of those who serve it, and the batches of which that is not known."""
     jobs: list[Job] = []
     unknown: set[str] = set()
     for batch, needs in claims:
         rank = (-batch.priority, batch.deadline_at_ms, batch.created_at_ms, batch.id)
         for pool, need in needs.items():
-            seconds = _estimate_s(need, [speeds[name] for name in pool if name in speeds])
+            seconds = estimate_together_s(need, [speeds[name] for name in pool if name in speeds])
             if seconds is None:
                 unknown.add(batch.id)
             else:
@@ -276,7 +288,7 @@ def _meet(one: Pool, other: Pool) -> bool:
     return not one.isdisjoint(other)
 
 
-def _estimate_s(need: Need, speeds: Sequence[Speed]) -> float | None:
+def estimate_together_s(need: Need, speeds: Sequence[Estimating]) -> float | None:
     """How long these take together; None if of none of them anything is known."""
     if not any(need):
         return 0.0

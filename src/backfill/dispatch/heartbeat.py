@@ -11,6 +11,7 @@ import structlog
 
 from backfill import __version__
 from backfill.dispatch.dispatcher import Dispatcher
+from backfill.dispatch.told_work import ToldWork
 from backfill.engines import Fleet
 from backfill.errors import StoreUnavailable
 from backfill.status import WORKER_MEMORY_MS, WorkerReport, WorkerStatus
@@ -38,6 +39,8 @@ class Heartbeat:
         lease_ms: int,
     ) -> None:
         """`holder`: the name of this process on leases. `clock_ms`: the clock that all processes share."""
+        self.address = ""
+        """Where this process answers what others pass on; empty: nowhere."""
         self._workers = workers
         self._dispatcher = dispatcher
         self._fleet = fleet
@@ -53,6 +56,7 @@ class Heartbeat:
             started_at_ms=started_at_ms,
             seen_at_ms=started_at_ms,
         )
+        self._work = ToldWork()
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -82,21 +86,15 @@ class Heartbeat:
             self._worker.report,
             replicas=self._dispatcher.replica_statuses,
             batches=self._dispatcher.open_batches,
-            work_left=self._sum_up_work(),
             token_s={name: pace.speed.token_s for name, pace in self._dispatcher.paces.items() if pace.speed.is_known},
             any_model_at=self._fleet.endpoints_of_any,
             left_batches=self._dispatcher.left.told,
+            offers=self._fleet.offers,
+            address=self.address,
         )
-        await self._write(report)
+        await self._write(self._work.add(report, self._dispatcher.work_left))
 
     async def _write(self, report: WorkerReport) -> None:
         now = self._clock_ms()
         self._worker = msgspec.structs.replace(self._worker, seen_at_ms=now, report=report)
         await self._workers.tell(self._worker, now - WORKER_MEMORY_MS)
-
-    def _sum_up_work(self) -> dict[str, tuple[float, float]]:
-        left: dict[str, tuple[float, float]] = {}
-        for batch, work in self._dispatcher.work_left.items():
-            needs = work.sum_up({}).values()
-            left[batch] = (sum(need.prompt_tokens for need in needs), sum(need.completion_tokens for need in needs))
-        return left

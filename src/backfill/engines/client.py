@@ -54,8 +54,9 @@ class EngineClient:
     began first is the first to run out, and a single timer set to it serves them all.
     """
 
-    def __init__(self, request_timeout_s: float) -> None:
+    def __init__(self, request_timeout_s: float, connect_timeout_s: float = _CONNECT_TIMEOUT_S) -> None:
         self._request_timeout_s = request_timeout_s
+        self._connect_timeout_s = connect_timeout_s
         self._session: aiohttp.ClientSession | None = None
         # In the order of their deadlines (loop time), because dicts keep the order of insertion.
         self._deadlines: dict[asyncio.Task[object], float] = {}
@@ -134,7 +135,7 @@ class EngineClient:
                 headers={**headers, "Accept": "*/*"},
                 allow_redirects=False,
                 auto_decompress=False,
-                timeout=aiohttp.ClientTimeout(total=self._request_timeout_s, sock_connect=_CONNECT_TIMEOUT_S),
+                timeout=aiohttp.ClientTimeout(total=self._request_timeout_s, sock_connect=self._connect_timeout_s),
             )
         except TimeoutError as error:
             is_connecting = isinstance(error, aiohttp.ConnectionTimeoutError)
@@ -180,7 +181,7 @@ class EngineClient:
     def _open(self) -> aiohttp.ClientSession:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEP_ALIVE_S),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_timeout_s),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers=_HEADERS,
         )
@@ -305,7 +306,7 @@ def _interpret_failure(error: Exception, url: URL) -> Lost:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return f"no connection within {_CONNECT_TIMEOUT_S:g} s"
+        return "no connection in time"
     cause = getattr(error, "os_error", error)
     # Of the system's errors asyncio makes "Connect call failed ('127.0.0.1', 1)", which says less than the number.
     number = getattr(cause, "errno", None)

@@ -29,7 +29,7 @@ from backfill.engines.openvino.replica import OpenVinoReplica
 from backfill.engines.presence import Presence
 from backfill.engines.replica import Replica
 from backfill.engines.speech.replica import SpeechReplica
-from backfill.status import ServedModel
+from backfill.status import Offer, ServedModel
 
 __all__ = ["Fleet", "Member", "Route", "rename_model"]
 
@@ -139,6 +139,14 @@ class Fleet:
         """Where some engine takes any model, sorted."""
         taking = [member.replica.limits.endpoints for member in self._members if _ANY in member.models]
         return tuple(sorted({endpoint for endpoints in taking for endpoint in endpoints}))
+
+    @property
+    def offers(self) -> dict[str, Offer]:
+        """Replica -> what it takes."""
+        return {
+            member.replica.name: Offer(tuple(member.models), tuple(sorted(member.replica.limits.endpoints)))
+            for member in self._members
+        }
 
     async def list_models(self) -> list[ServedModel]:
         """The same with their endpoints, and with what engines that take any id say that they have, now."""

@@ -1,6 +1,22 @@
 from .absent import AbsentTraffic
+from .answer import LiveAnswer
 from .limits import Admission
 from .media import LiveMedia
-from .traffic import LiveAnswer, LiveTraffic
+from .relay import RelayedTraffic
+from .relay_words import FAILURE_HEADER, OWNER_HEADER, RELAY_PATH, RELAY_SECRET, make_relay_key
+from .traffic import LiveTraffic, Traffic
 
-__all__ = ["AbsentTraffic", "Admission", "LiveAnswer", "LiveMedia", "LiveTraffic"]
+__all__ = [
+    "FAILURE_HEADER",
+    "OWNER_HEADER",
+    "RELAY_PATH",
+    "RELAY_SECRET",
+    "AbsentTraffic",
+    "Admission",
+    "LiveAnswer",
+    "LiveMedia",
+    "LiveTraffic",
+    "RelayedTraffic",
+    "Traffic",
+    "make_relay_key",
+]

@@ -2,60 +2,59 @@
 
 import asyncio
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 import structlog
 
 from backfill.api_key import Caller
 from backfill.batch import ENDPOINTS
 from backfill.config import LiveConfig
-from backfill.engines import FORWARD_TIMEOUT, NOT_SENT, Fleet, ForwardedAnswer, Replica, Route, Visit, rename_model
+from backfill.engines import FORWARD_TIMEOUT, NOT_SENT, Fleet, Replica, Route, rename_model
 from backfill.errors import EngineUnavailable, InvalidInput, NotFound
+from backfill.live.answer import LiveAnswer
 from backfill.live.limits import Admission, LiveLimits
 from backfill.live.media import MEDIA_CODES, LiveBody, LiveMedia
 from backfill.live.usage import LiveRequest, UsageReader, read_request
 
-__all__ = ["LiveAnswer", "LiveTraffic"]
+__all__ = ["LiveTraffic", "Traffic", "explain_failure", "explain_unknown_model", "read_checked"]
 
 _MODEL_LENGTH_MAX = 200
 _log = structlog.get_logger(__name__)
 
 
-class LiveAnswer:
-    """An engine's answer with the live request's place at the engine, which `close` gives back."""
+class Traffic(Protocol):
+    """All live requests of a process, wherever they are answered."""
 
-    def __init__(self, answer: ForwardedAnswer, visit: Visit) -> None:
-        self.status = answer.status
-        self.headers = answer.headers
-        self._answer = answer
-        self._visit = visit
-        if answer.begins_at_first_token:
-            visit.note_first_token(is_told=True)
-        self._reader: UsageReader | None = None
-        self._settle: Callable[[int], None] | None = None
+    @property
+    def body_size_max_bytes(self) -> int:
+        """How large a request may be."""
 
-    def count(self, reader: UsageReader, settle: Callable[[int], None]) -> None:
-        """Have the tokens counted; at the end `settle` is called with their number."""
-        self._reader, self._settle = reader, settle
+    def check(self, endpoint: str, body: bytes) -> LiveRequest:
+        """What the request asks for.
 
-    async def read(self) -> bytes:
-        """The next piece of the body, b"" at its end; raises EngineUnavailable if the connection was lost."""
-        part = await self._answer.read()
-        self._visit.note_first_token()
-        if self._reader is not None:
-            self._reader.note(part)
-        return part
+        Raises:
+            InvalidInput: the body is no request at all.
+            NotFound: nobody serves the model, or not on this endpoint.
 
-    def close(self) -> None:
-        """Give up what has not been read, and leave; to be called once."""
-        self._answer.close()
-        self._visit.leave()
-        if self._reader is not None and self._settle is not None:
-            self._settle(self._reader.tokens)
+        """
+
+    async def admit(self, caller: Caller, request: LiveRequest) -> Admission:
+        """Take the request off the key's limits, or say why it must wait."""
+
+    async def open(self, caller: Caller, endpoint: str, request: LiveRequest, body: bytes) -> LiveAnswer:
+        """Have an admitted request answered, and give the answer as soon as it begins; a cancel ends all work on it.
+
+        Raises:
+            EngineUnavailable: nobody could answer, or something that the request names could not be had now.
+            InvalidInput: the request names something that never can be had, or that no engine takes.
+            NotFound: nobody serves the model any more.
+
+        """
 
 
 class LiveTraffic:
-    """All live requests of a server."""
+    """Those that this process answers with its own engines."""
 
     def __init__(self, fleet: Fleet, config: LiveConfig, media: LiveMedia | None = None) -> None:
         """`media` has what requests name; without it they are sent as they are."""
@@ -69,36 +68,19 @@ class LiveTraffic:
         """How large a request may be."""
         return self._config.body_size_bytes
 
-    def check(self, endpoint: str, body: bytes) -> tuple[LiveRequest, Route]:
-        """What the request asks for, and where it may go.
+    def check(self, endpoint: str, body: bytes) -> LiveRequest:
+        """See `Traffic`."""
+        request = read_checked(endpoint, body)
+        self._find_route(request.model, endpoint)
+        return request
 
-        Raises:
-            InvalidInput: the body is no request at all.
-            NotFound: nobody serves the model, or not on this endpoint.
-
-        """
-        request = read_request(endpoint, body)
-        if not isinstance(request, LiveRequest):
-            if request:
-                raise InvalidInput("'model' must be the id of a model, a string.", param="model")
-            raise InvalidInput("The request body is not a JSON object in UTF-8.", code="invalid_json")
-        route = self._fleet.resolve(request.model, endpoint)
-        if route is None:
-            raise _unknown_model(self._fleet, request.model, endpoint)
-        return request, route
-
-    def admit(self, caller: Caller, request: LiveRequest) -> Admission:
-        """Take the request off the key's limits, or say why it must wait."""
+    async def admit(self, caller: Caller, request: LiveRequest) -> Admission:
+        """See `Traffic`."""
         return self._limits.admit(caller, request.tokens)
 
-    async def open(self, caller: Caller, request: LiveRequest, route: Route, body: bytes) -> LiveAnswer:
-        """Send an admitted request and give its answer as soon as it begins; a cancel ends the engine's work on it.
-
-        Raises:
-            EngineUnavailable: no replica could answer, or something that the request names could not be had now.
-            InvalidInput: the request names something that never can be had, or that no engine takes.
-
-        """
+    async def open(self, caller: Caller, endpoint: str, request: LiveRequest, body: bytes) -> LiveAnswer:
+        """See `Traffic`; a cancel ends the engine's work on it."""
+        route = self._find_route(request.model, endpoint)
         if self._media is None or not request.may_name_media:
             return await self._send(caller, request, route, body, None)
         try:
@@ -108,6 +90,13 @@ class LiveTraffic:
             if error.code in MEDIA_CODES:
                 self._limits.correct(caller, -request.tokens)
             raise
+
+    def _find_route(self, model: str, endpoint: str) -> Route:
+        route = self._fleet.resolve(model, endpoint)
+        if route is None:
+            others = [other for other in ENDPOINTS if self._fleet.resolve(model, other) is not None]
+            raise explain_unknown_model(model, endpoint, others)
+        return route
 
     async def _send(
         self, caller: Caller, request: LiveRequest, route: Route, body: bytes, whole: LiveBody | None
@@ -137,7 +126,7 @@ class LiveTraffic:
                 return answer
         self._limits.correct(caller, -request.tokens)
         assert failure is not None  # noqa: S101 - a route has a replica
-        raise _tell(request.model, failure)
+        raise explain_failure(request.model, failure)
 
     def _settle(self, caller: Caller, guessed: int, used: int) -> None:
         self._limits.correct(caller, used - guessed)
@@ -173,7 +162,17 @@ class LiveTraffic:
             raise EngineUnavailable(error.message, code=NOT_SENT) from None
 
 
-def _tell(model: str, failure: EngineUnavailable) -> EngineUnavailable:
+def read_checked(endpoint: str, body: bytes) -> LiveRequest:
+    """What the body asks for; raises InvalidInput if it is no request at all."""
+    request = read_request(endpoint, body)
+    if isinstance(request, LiveRequest):
+        return request
+    if request:
+        raise InvalidInput("'model' must be the id of a model, a string.", param="model")
+    raise InvalidInput("The request body is not a JSON object in UTF-8.", code="invalid_json")
+
+
+def explain_failure(model: str, failure: EngineUnavailable) -> EngineUnavailable:
     """What the client is told: addresses, paths and an engine's own words are for the log."""
     words = {
         NOT_SENT: "cannot be reached now, or is being started; try again soon",
@@ -183,15 +182,15 @@ def _tell(model: str, failure: EngineUnavailable) -> EngineUnavailable:
     return EngineUnavailable(f"The engine that serves the model {_shorten(model)!r} {said}.", code=failure.code)
 
 
-def _shorten(model: str) -> str:
-    return model if len(model) <= _MODEL_LENGTH_MAX else f"{model[:_MODEL_LENGTH_MAX]}…"
-
-
-def _unknown_model(fleet: Fleet, model: str, endpoint: str) -> NotFound:
+def explain_unknown_model(model: str, endpoint: str, others: Sequence[str]) -> NotFound:
+    """Nobody serves it at the endpoint; `others`: where somebody does."""
     shown = _shorten(model)
-    others = [other for other in ENDPOINTS if fleet.resolve(model, other) is not None]
     if others:
         message = f"The model {shown!r} is served here at {', '.join(others)}, not at {endpoint}."
     else:
         message = f"The model {shown!r} is not served here. GET /v1/models lists those that are."
     return NotFound(message, code="model_not_found", param="model")
+
+
+def _shorten(model: str) -> str:
+    return model if len(model) <= _MODEL_LENGTH_MAX else f"{model[:_MODEL_LENGTH_MAX]}…"

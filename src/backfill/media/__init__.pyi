@@ -6,6 +6,7 @@ from .library import BatchMedia, MediaLibrary
 from .local_files import LocalFiles
 from .pictures import PictureFacts, check_picture, convert_picture
 from .request_body import Named, check_fit, check_inline, put_media_in
+from .shared_folder import claim_folder
 
 __all__ = [
     "BatchMedia",
@@ -20,6 +21,7 @@ __all__ = [
     "check_inline",
     "check_known",
     "check_picture",
+    "claim_folder",
     "convert_picture",
     "decode_data_url",
     "find_format",

@@ -4,7 +4,7 @@ from .groups import LineGroup, Plan
 from .needs import sum_needs
 from .order import plan_lines, prepare
 from .replicas import Bounds, Demand, Descent, Sight, want_replicas
-from .speed import Need, Speed
+from .speed import Need, Speed, TokenTime
 
 __all__ = [
     "Bounds",
@@ -16,6 +16,7 @@ __all__ = [
     "Plan",
     "Sight",
     "Speed",
+    "TokenTime",
     "count_slices",
     "cut_lines",
     "forecast",

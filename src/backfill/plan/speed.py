@@ -8,7 +8,7 @@ stretches together take just as long as they took.
 
 from typing import NamedTuple
 
-__all__ = ["Need", "Speed"]
+__all__ = ["Need", "Speed", "TokenTime"]
 
 # An engine computes so many times as many tokens of prompts in a second as it makes tokens of answers, roughly.
 _USUAL_RATIO = 0.15
@@ -32,6 +32,19 @@ class Need(NamedTuple):
     def plus(self, other: "Need") -> "Need":
         """Both together."""
         return Need(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+
+
+class TokenTime(NamedTuple):
+    """How long tokens take at an engine elsewhere, as was told of it."""
+
+    prompt_s: float
+    """For one of a prompt that is not cached."""
+    completion_s: float
+    """For one of an answer."""
+
+    def estimate_s(self, need: Need) -> float:
+        """How long that takes if nothing else is computed meanwhile."""
+        return need.prompt_tokens * self.prompt_s + need.completion_tokens * self.completion_s
 
 
 class Speed:

@@ -60,6 +60,7 @@ def test_defaults_and_variables_are_as_documented() -> None:
         "store.s3_session_token",
         "server.public_url",
         "server.work_port",
+        "server.advertise",
         "server.engine",
         "ray.config_file",
         "webhooks.url",

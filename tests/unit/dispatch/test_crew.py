@@ -83,13 +83,15 @@ class House:
         async def list_models() -> list[ServedModel]:
             return [CHAT]
 
-        told = {"replica_statuses": (make_replica(replica),), "open_batches": batches, "work_left": {}, "paces": {}}
+        told = {"replica_statuses": (make_replica(replica),), "open_batches": batches, "work_left": [], "paces": {}}
         dispatcher = SimpleNamespace(**told, left=SimpleNamespace(told=left or {}))
         heartbeat = Heartbeat(
             self.workers,
             name,
             cast("Dispatcher", dispatcher),
-            cast("Fleet", SimpleNamespace(**{"list_models": list_models, "endpoints_of_any": ()} | fleet)),
+            cast(
+                "Fleet", SimpleNamespace(**{"list_models": list_models, "endpoints_of_any": (), "offers": {}} | fleet)
+            ),
             clock_ms,
             self._lease_ms,
         )

@@ -8,6 +8,7 @@ import pytest
 
 from backfill.batch import Batch, Counts, Reservation, State, Usage
 from backfill.dispatch.forecaster import Forecaster
+from backfill.dispatch.own_work import OwnWork
 from backfill.dispatch.pace import Pace
 from backfill.dispatch.tally import Tally
 from backfill.dispatch.work_left import Ratios, WorkLeft
@@ -15,6 +16,7 @@ from backfill.engines import Fleet, Member
 from backfill.errors import StoreUnavailable
 from backfill.plan import Need
 from backfill.store import Metadata
+from backfill.turns import Turn
 from tests.support.feeding import ENDPOINT, FakeReplica, make_replies
 from tests.support.rows import RowsPlace
 
@@ -28,7 +30,7 @@ class KnownSource:
 
     def __init__(self) -> None:
         self.paces: dict[str, Pace] = {}
-        self.work_left: dict[str, WorkLeft] = {}
+        self.work_left: list[tuple[Turn, WorkLeft]] = []
 
     def set_pace(self, replica: str, tokens_per_s: int) -> None:
         """The replica was full for a while."""
@@ -69,7 +71,7 @@ async def metadata(rows: RowsPlace) -> AsyncIterator[Metadata]:
 @pytest.fixture
 def forecaster(source: KnownSource, metadata: Metadata) -> Forecaster:
     fleet = Fleet([Member(FakeReplica("a"), {"m": "", "n": ""}), Member(FakeReplica("b"), {"other": ""})])
-    return Forecaster(metadata.database, source, fleet, lambda: NOW_MS)
+    return Forecaster(metadata.database, OwnWork(metadata.database, source, fleet), lambda: NOW_MS)
 
 
 async def find_s(forecaster: Forecaster, batch: Batch) -> float | None:
@@ -146,7 +148,7 @@ async def test_a_batch_at_work_is_known_by_its_own_lines(
     work.set_pool(0, POOL)
     batch = make_batch("at-work", 5000)
     await metadata.add_batch(batch)
-    source.work_left["at-work"] = work
+    source.work_left.append((Turn(batch, 1), work))
     assert work.sum_up({})[POOL] == Need(0, 5000)
     for line in range(80):
         work.note(line, Usage(10, 10))

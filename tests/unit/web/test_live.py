@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from backfill.app import Rooms
 from tests.support.live_engine import LiveEngine, Received
 from tests.support.rooms import open_house, wait_until
 from tests.unit.web.asgi import Stream
+from tests.unit.web.relaying import Seen, open_relayed, open_worker
 from tests.unit.web.serving import serve
 
 CHAT = "/v1/chat/completions"
@@ -30,10 +31,30 @@ async def engine() -> AsyncIterator[LiveEngine]:
         yield running
 
 
+House = Callable[..., AbstractAsyncContextManager[tuple[FastAPI, Rooms]]]
+
+
 @asynccontextmanager
-async def house(tmp_path: Path, engine: LiveEngine, **settings: Any) -> AsyncIterator[tuple[FastAPI, Rooms]]:
+async def open_alone(tmp_path: Path, engine: LiveEngine, **settings: Any) -> AsyncIterator[tuple[FastAPI, Rooms]]:
     async with open_house(tmp_path, engine.url, **settings) as rooms:
         yield serve(rooms)[0], rooms
+
+
+@asynccontextmanager
+async def open_passed_on(tmp_path: Path, engine: LiveEngine, **settings: Any) -> AsyncIterator[tuple[FastAPI, Rooms]]:
+    async with (
+        open_house(tmp_path, engine.url, **settings) as rooms,
+        open_worker(rooms) as worker,
+        open_relayed(rooms, Seen([worker])) as app,
+    ):
+        yield app, rooms
+
+
+@pytest.fixture(params=[open_alone, open_passed_on], ids=["answered here", "passed on to a worker"])
+def house(request: pytest.FixtureRequest) -> House:
+    """Clients see no difference."""
+    found: House = request.param
+    return found
 
 
 def post(app: FastAPI, body: bytes, path: str = CHAT, headers: dict[str, str] | None = None) -> Stream:
@@ -55,7 +76,7 @@ async def read_error(app: FastAPI, body: bytes, path: str = CHAT) -> tuple[int, 
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
-async def test_bytes_pass_both_ways_as_they_are(engine: LiveEngine, tmp_path: Path, path: str) -> None:
+async def test_bytes_pass_both_ways_as_they_are(house: House, engine: LiveEngine, tmp_path: Path, path: str) -> None:
     said = b'{ "odd" : 1.0,\n  "usage": {"prompt_tokens":1} }'
     engine.headers = {"Content-Type": "application/json; odd=1", "X-Engine": "yes", "Keep-Alive": "timeout=5"}
     engine.on_request = answer_with(said)
@@ -71,7 +92,7 @@ async def test_bytes_pass_both_ways_as_they_are(engine: LiveEngine, tmp_path: Pa
 
 
 @pytest.mark.parametrize("root", ["/openai/v1", "/together/v1", "", "/v1/v1"])
-async def test_every_root_that_clients_use(engine: LiveEngine, tmp_path: Path, root: str) -> None:
+async def test_every_root_that_clients_use(house: House, engine: LiveEngine, tmp_path: Path, root: str) -> None:
     engine.on_request = answer_with(b"{}")
     async with house(tmp_path, engine) as (app, _), post(app, ask(), f"{root}/chat/completions") as stream:
         assert stream.status == 200
@@ -79,7 +100,9 @@ async def test_every_root_that_clients_use(engine: LiveEngine, tmp_path: Path, r
     assert (await engine.received.get()).path == CHAT
 
 
-async def test_events_come_one_by_one_as_the_engine_sends_them(engine: LiveEngine, tmp_path: Path) -> None:
+async def test_events_come_one_by_one_as_the_engine_sends_them(
+    house: House, engine: LiveEngine, tmp_path: Path
+) -> None:
     async with house(tmp_path, engine) as (app, _), asyncio.timeout(30), post(app, ask(stream=True)) as stream:
         received = await engine.received.get()
         assert stream.headers["content-type"] == "text/event-stream"
@@ -93,7 +116,9 @@ async def test_events_come_one_by_one_as_the_engine_sends_them(engine: LiveEngin
 
 
 @pytest.mark.parametrize("is_stream", [True, False])
-async def test_a_client_that_goes_ends_the_engines_work(engine: LiveEngine, tmp_path: Path, is_stream: bool) -> None:
+async def test_a_client_that_goes_ends_the_engines_work(
+    house: House, engine: LiveEngine, tmp_path: Path, is_stream: bool
+) -> None:
     async with house(tmp_path, engine) as (app, rooms), asyncio.timeout(30):
         async with post(app, ask(stream=is_stream)) as stream:
             received = await engine.received.get()
@@ -104,7 +129,9 @@ async def test_a_client_that_goes_ends_the_engines_work(engine: LiveEngine, tmp_
         assert rooms.fleet.presences["null"].waiting == 0
 
 
-async def test_a_client_that_goes_before_the_engine_says_anything(engine: LiveEngine, tmp_path: Path) -> None:
+async def test_a_client_that_goes_before_the_engine_says_anything(
+    house: House, engine: LiveEngine, tmp_path: Path
+) -> None:
     async with house(tmp_path, engine) as (app, rooms), asyncio.timeout(30):
         engine.holds_head = True
         stream = post(app, ask())
@@ -115,7 +142,9 @@ async def test_a_client_that_goes_before_the_engine_says_anything(engine: LiveEn
         assert rooms.fleet.presences["null"].running == 0
 
 
-async def test_a_renamed_model_is_the_only_member_that_changes(engine: LiveEngine, tmp_path: Path) -> None:
+async def test_a_renamed_model_is_the_only_member_that_changes(
+    house: House, engine: LiveEngine, tmp_path: Path
+) -> None:
     engine.on_request = answer_with(b"{}")
     engines = {"null": {"url": engine.url, "models": {"small": "org/small-v2"}}}
     body = b'{"temperature": 0.70, "model" : "small","x":[1, 2]}'
@@ -124,7 +153,9 @@ async def test_a_renamed_model_is_the_only_member_that_changes(engine: LiveEngin
     assert (await engine.received.get()).body == b'{"temperature":0.70,"model":"org/small-v2","x":[1, 2]}'
 
 
-async def test_the_callers_key_is_not_passed_on_and_the_engines_is_added(engine: LiveEngine, tmp_path: Path) -> None:
+async def test_the_callers_key_is_not_passed_on_and_the_engines_is_added(
+    house: House, engine: LiveEngine, tmp_path: Path
+) -> None:
     engine.on_request = answer_with(b"{}")
     engines = {"null": {"url": engine.url, "api_key": "engine-key"}}
     async with house(tmp_path, engine, engines=engines, server__api_keys=("client-key",)) as (app, _):
@@ -141,7 +172,9 @@ async def test_the_callers_key_is_not_passed_on_and_the_engines_is_added(engine:
 
 
 @pytest.mark.parametrize("status", [400, 404, 422, 429, 500, 503])
-async def test_an_engines_error_passes_in_its_own_shape(engine: LiveEngine, tmp_path: Path, status: int) -> None:
+async def test_an_engines_error_passes_in_its_own_shape(
+    house: House, engine: LiveEngine, tmp_path: Path, status: int
+) -> None:
     said = b'{"object":"error","message":"no","code":1}'
     engine.status = status
     engine.headers = {"Content-Type": "application/problem+json", "Retry-After": "7"}
@@ -152,7 +185,7 @@ async def test_an_engines_error_passes_in_its_own_shape(engine: LiveEngine, tmp_
         assert stream.headers["retry-after"] == "7"
 
 
-async def test_the_engines_key_is_in_no_error(engine: LiveEngine, tmp_path: Path) -> None:
+async def test_the_engines_key_is_in_no_error(house: House, engine: LiveEngine, tmp_path: Path) -> None:
     engine.status = 400
     engine.on_request = answer_with(b'{"error":"engine-key is odd"}')
     engines = {"null": {"url": engine.url, "api_key": "engine-key"}}
@@ -162,7 +195,7 @@ async def test_the_engines_key_is_in_no_error(engine: LiveEngine, tmp_path: Path
 
 @pytest.mark.parametrize("status", [401, 403, 302])
 async def test_what_is_wrong_with_our_own_key_is_no_matter_of_the_client(
-    engine: LiveEngine, tmp_path: Path, status: int
+    house: House, engine: LiveEngine, tmp_path: Path, status: int
 ) -> None:
     engine.status = status
     engine.headers = {"Location": "http://secret.internal/"}
@@ -173,7 +206,9 @@ async def test_what_is_wrong_with_our_own_key_is_no_matter_of_the_client(
     assert "location" not in headers
 
 
-async def test_an_engine_that_is_down_is_a_503_that_may_be_tried_again(engine: LiveEngine, tmp_path: Path) -> None:
+async def test_an_engine_that_is_down_is_a_503_that_may_be_tried_again(
+    house: House, engine: LiveEngine, tmp_path: Path
+) -> None:
     await engine.stop()
     async with house(tmp_path, engine) as (app, rooms):
         status, error, headers = await read_error(app, ask())
@@ -183,7 +218,9 @@ async def test_an_engine_that_is_down_is_a_503_that_may_be_tried_again(engine: L
         assert rooms.fleet.presences["null"].running == 0
 
 
-async def test_a_replica_that_is_down_leaves_its_requests_to_another(engine: LiveEngine, tmp_path: Path) -> None:
+async def test_a_replica_that_is_down_leaves_its_requests_to_another(
+    house: House, engine: LiveEngine, tmp_path: Path
+) -> None:
     async with LiveEngine() as other:
         other.on_request = answer_with(b"{}")
         await engine.stop()
@@ -193,7 +230,9 @@ async def test_a_replica_that_is_down_leaves_its_requests_to_another(engine: Liv
             await stream.read_all()
 
 
-async def test_an_engine_that_shares_memory_is_not_started_for_them(engine: LiveEngine, tmp_path: Path) -> None:
+async def test_an_engine_that_shares_memory_is_not_started_for_them(
+    house: House, engine: LiveEngine, tmp_path: Path
+) -> None:
     engine.on_request = answer_with(b"{}")
     engines = {"null": {"url": engine.url, "exclusive": "gpu"}}
     async with house(tmp_path, engine, engines=engines) as (app, rooms):
@@ -205,7 +244,7 @@ async def test_an_engine_that_shares_memory_is_not_started_for_them(engine: Live
             await stream.read_all()
 
 
-async def test_the_least_busy_replica_is_asked(engine: LiveEngine, tmp_path: Path) -> None:
+async def test_the_least_busy_replica_is_asked(house: House, engine: LiveEngine, tmp_path: Path) -> None:
     async with LiveEngine() as other, asyncio.timeout(30):
         engines = {"one": {"url": engine.url}, "two": {"url": other.url}}
         async with house(tmp_path, engine, engines=engines) as (app, rooms):
@@ -218,7 +257,7 @@ async def test_the_least_busy_replica_is_asked(engine: LiveEngine, tmp_path: Pat
 
 @pytest.mark.parametrize("is_stream", [True, False])
 async def test_an_answer_that_breaks_off_is_not_taken_for_whole(
-    engine: LiveEngine, tmp_path: Path, is_stream: bool
+    house: House, engine: LiveEngine, tmp_path: Path, is_stream: bool
 ) -> None:
     engine.breaks = True
     engine.on_request = answer_with(b"data: 1\n\n")
@@ -233,26 +272,26 @@ async def test_an_answer_that_breaks_off_is_not_taken_for_whole(
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "code", "param"),
+    ("body", "expected"),
     [
-        (b"[]", 400, "invalid_json", None),
-        (b"{", 400, "invalid_json", None),
-        (b'{"model":"\xff"}', 400, "invalid_json", None),
-        (b"{}", 400, "invalid_request", "model"),
-        (b'{"model":7}', 400, "invalid_request", "model"),
-        (b'{"model":"other"}', 404, "model_not_found", "model"),
+        (b"[]", (400, "invalid_json", None)),
+        (b"{", (400, "invalid_json", None)),
+        (b'{"model":"\xff"}', (400, "invalid_json", None)),
+        (b"{}", (400, "invalid_request", "model")),
+        (b'{"model":7}', (400, "invalid_request", "model")),
+        (b'{"model":"other"}', (404, "model_not_found", "model")),
     ],
 )
 async def test_what_no_engine_is_asked(
-    engine: LiveEngine, tmp_path: Path, body: bytes, status: int, code: str, param: str | None
+    house: House, engine: LiveEngine, tmp_path: Path, body: bytes, expected: tuple[int, str, str | None]
 ) -> None:
     async with house(tmp_path, engine, engines={"null": {"url": engine.url, "models": ["small"]}}) as (app, _):
-        found, error, _headers = await read_error(app, body)
-    assert (found, error["code"], error["param"]) == (status, code, param)
+        status, error, _headers = await read_error(app, body)
+    assert (status, error["code"], error["param"]) == expected
     assert engine.received.empty()
 
 
-async def test_a_model_that_is_served_elsewhere_says_where(engine: LiveEngine, tmp_path: Path) -> None:
+async def test_a_model_that_is_served_elsewhere_says_where(house: House, engine: LiveEngine, tmp_path: Path) -> None:
     engines = {"null": {"url": engine.url, "models": ["small"], "endpoints": ["/v1/embeddings"]}}
     async with house(tmp_path, engine, engines=engines) as (app, _):
         status, error, _headers = await read_error(app, ask())
@@ -260,13 +299,13 @@ async def test_a_model_that_is_served_elsewhere_says_where(engine: LiveEngine, t
     assert "/v1/embeddings" in error["message"]
 
 
-async def test_a_body_that_is_too_large(engine: LiveEngine, tmp_path: Path) -> None:
+async def test_a_body_that_is_too_large(house: House, engine: LiveEngine, tmp_path: Path) -> None:
     async with house(tmp_path, engine, live__body_size_bytes=100) as (app, _):
         status, error, _headers = await read_error(app, ask(x="y" * 100))
     assert (status, error["code"]) == (413, "request_too_large")
 
 
-async def test_limits_are_told_and_kept(engine: LiveEngine, tmp_path: Path) -> None:
+async def test_limits_are_told_and_kept(house: House, engine: LiveEngine, tmp_path: Path) -> None:
     engine.on_request = answer_with(b"{}")
     async with house(tmp_path, engine, live__requests_per_minute=2) as (app, _):
         left = []
@@ -297,7 +336,12 @@ async def test_limits_are_told_and_kept(engine: LiveEngine, tmp_path: Path) -> N
     ids=["whole", "stream with usage", "stream without"],
 )
 async def test_tokens_are_corrected_by_the_answer(
-    engine: LiveEngine, tmp_path: Path, members: dict[str, Any], pieces: tuple[bytes, ...], used: int | None
+    house: House,
+    engine: LiveEngine,
+    tmp_path: Path,
+    members: dict[str, Any],
+    pieces: tuple[bytes, ...],
+    used: int | None,
 ) -> None:
     engine.on_request = answer_with(*pieces)
     body = ask(**members)

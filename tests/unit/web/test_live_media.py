@@ -1,8 +1,8 @@
 """Live requests that name pictures: engines get bytes, and links only by setting."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tests.support.media import data_url, png
 from tests.support.media_servers import EngineWithEyes, PictureServer
 from tests.support.rooms import open_house, seal, wait_until
 from tests.unit.web.asgi import Stream
+from tests.unit.web.relaying import Seen, open_relayed, open_worker
 from tests.unit.web.serving import serve
 
 CHAT = "/v1/chat/completions"
@@ -37,11 +38,25 @@ async def pictures() -> AsyncIterator[PictureServer]:
         yield running
 
 
-@asynccontextmanager
-async def house(tmp_path: Path, engine: EngineWithEyes, **settings: Any) -> AsyncIterator[tuple[FastAPI, Rooms]]:
-    is_open = {"media__allow": ["127.0.0.1/32"], "media__allow_http": True}
-    async with open_house(tmp_path, engine.url, **is_open | settings) as rooms:
-        yield serve(rooms)[0], rooms
+House = Callable[..., AbstractAsyncContextManager[tuple[FastAPI, Rooms]]]
+
+
+@pytest.fixture(params=[False, True], ids=["answered here", "passed on to a worker"])
+def house(request: pytest.FixtureRequest) -> House:
+    """Clients see no difference."""
+
+    @asynccontextmanager
+    async def open_any(tmp_path: Path, engine: EngineWithEyes, **settings: Any) -> AsyncIterator[tuple[FastAPI, Rooms]]:
+        is_open = {"media__allow": ["127.0.0.1/32"], "media__allow_http": True}
+        async with AsyncExitStack() as stack:
+            rooms = await stack.enter_async_context(open_house(tmp_path, engine.url, **is_open | settings))
+            if request.param:
+                worker = await stack.enter_async_context(open_worker(rooms))
+                yield await stack.enter_async_context(open_relayed(rooms, Seen([worker]))), rooms
+            else:
+                yield serve(rooms)[0], rooms
+
+    return open_any
 
 
 def ask(*sources: str, **members: Any) -> bytes:
@@ -64,7 +79,7 @@ def media_of(rooms: Rooms) -> list[Path]:
     return list((rooms.config.data_dir / "media").iterdir())
 
 
-async def test_bytes_in_the_request_pass_as_they_are(tmp_path: Path, engine: EngineWithEyes) -> None:
+async def test_bytes_in_the_request_pass_as_they_are(house: House, tmp_path: Path, engine: EngineWithEyes) -> None:
     async with house(tmp_path, engine) as (app, rooms):
         body = ask(data_url(png()), temperature=1.50)
         status, _ = await post(app, body)
@@ -73,7 +88,7 @@ async def test_bytes_in_the_request_pass_as_they_are(tmp_path: Path, engine: Eng
 
 
 async def test_engines_get_bytes_in_place_of_links_and_ids(
-    tmp_path: Path, engine: EngineWithEyes, pictures: PictureServer
+    house: House, tmp_path: Path, engine: EngineWithEyes, pictures: PictureServer
 ) -> None:
     async with house(tmp_path, engine) as (app, rooms):
         status, _ = await post(app, ask(pictures.link(3), data_url(png())))
@@ -84,7 +99,7 @@ async def test_engines_get_bytes_in_place_of_links_and_ids(
         assert pictures.fetches == {"/3.png": 2}
 
 
-async def test_links_by_setting(tmp_path: Path, engine: EngineWithEyes, pictures: PictureServer) -> None:
+async def test_links_by_setting(house: House, tmp_path: Path, engine: EngineWithEyes, pictures: PictureServer) -> None:
     async with house(tmp_path / "pass", engine, media__links="pass") as (app, _):
         assert (await post(app, ask(pictures.link(3))))[0] == 200
         assert urls_sent(engine) == [pictures.link(3)]
@@ -96,7 +111,7 @@ async def test_links_by_setting(tmp_path: Path, engine: EngineWithEyes, pictures
 
 
 async def test_what_cannot_be_had_is_told_and_reaches_no_engine(
-    tmp_path: Path, engine: EngineWithEyes, pictures: PictureServer
+    house: House, tmp_path: Path, engine: EngineWithEyes, pictures: PictureServer
 ) -> None:
     pictures.statuses = {"/1.png": 404, "/2.png": 503}
     async with house(tmp_path, engine, media__tries=2) as (app, rooms):
@@ -113,7 +128,9 @@ async def test_what_cannot_be_had_is_told_and_reaches_no_engine(
         await wait_until(lambda: media_of(rooms) == [])
 
 
-async def test_whoever_hangs_up_ends_the_fetch(tmp_path: Path, engine: EngineWithEyes, pictures: PictureServer) -> None:
+async def test_whoever_hangs_up_ends_the_fetch(
+    house: House, tmp_path: Path, engine: EngineWithEyes, pictures: PictureServer
+) -> None:
     pictures.held = {"/0.png"}
     async with house(tmp_path, engine) as (app, rooms):
         stream = Stream(app, CHAT, method="POST", body=ask(pictures.link(0)))

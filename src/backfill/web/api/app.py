@@ -31,6 +31,7 @@ from backfill.web.api.errors import handle_errors
 from backfill.web.api.head import HeadRequests
 from backfill.web.api.origins import OriginCheck
 from backfill.web.api.paths import PathAliases
+from backfill.web.api.relay import list_relay_routes
 from backfill.web.api.services import Services
 
 __all__ = ["create_app", "create_watched_app"]
@@ -72,6 +73,9 @@ def create_app(services: Services, pages: ASGIApp | None = None) -> FastAPI:
     for router in routers:
         app.include_router(router)
     app.state.routes = [route for router in routers for route in router.routes]
+    if services.relay_key:
+        # Of no use to clients, and so not among the routes that are told of.
+        app.router.routes += list_relay_routes()
     if pages is not None:
         app.router.routes += [Route("/", pages), Route("/dashboard/{page:path}", pages)]
     handle_errors(app)
@@ -87,12 +91,14 @@ def create_app(services: Services, pages: ASGIApp | None = None) -> FastAPI:
 
 
 def create_watched_app(services: Services) -> FastAPI:
-    """For a process that answers nothing but how it is: health, readiness and metrics."""
+    """For a process that answers no clients: how it is, and what processes without engines pass on to it."""
     app = FastAPI(openapi_url=None, redirect_slashes=False)
     app.state.services = services
     for part in (service, metrics):
         app.include_router(part.router)
     app.state.routes = list(app.routes)
+    if services.relay_key:
+        app.router.routes += list_relay_routes()
     handle_errors(app)
     app.add_middleware(HeadRequests)
     app.add_middleware(Boundary)

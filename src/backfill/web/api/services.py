@@ -13,7 +13,7 @@ from backfill.batch import Batch, Standing
 from backfill.catalogue import Catalogue
 from backfill.config import Config
 from backfill.intake import Intake, Leftover
-from backfill.live import LiveTraffic
+from backfill.live import Traffic
 from backfill.status import Forecast, MetricsSource, ReplicaStatus, ServedModel, Waiting
 from backfill.store import Blobs, Metadata
 from backfill.turns import Turns
@@ -43,7 +43,7 @@ class Services:
     foresee: Callable[[Batch], Awaitable[Forecast | None]]
     """The same of a batch that is not made yet."""
     catalogue: Catalogue
-    live: LiveTraffic
+    live: Traffic
     list_models: Callable[[], Awaitable[list[ServedModel]]]
     """Those that are served now."""
     list_replicas: Callable[[], Sequence[ReplicaStatus]]
@@ -53,6 +53,8 @@ class Services:
     """With what messages to the own addresses of an owner's batches are signed."""
     signing_key: bytes
     """For the signed upload addresses; the same in every process that shares the metadata."""
+    relay_key: str = ""
+    """What has to be shown to pass live requests on to this process; empty: nobody may."""
     is_shared: bool = False
     """Other processes work on the same data directory."""
     metrics_sources: Sequence[MetricsSource] = ()
