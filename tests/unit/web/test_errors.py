@@ -23,6 +23,7 @@ EXPECTED = [
     (errors.ModelUnavailable, 503, "model_unavailable"),
     (errors.StoreUnavailable, 503, "store_unavailable"),
     (errors.StoreBusy, 503, "store_busy"),
+    (errors.SchemaMismatch, 503, "schema_mismatch"),
     (errors.StoreFull, 507, "insufficient_storage"),
     (errors.StoreCorrupt, 500, "store_corrupt"),
     (errors.InputLost, 500, "input_lost"),
