@@ -11,10 +11,10 @@ from pathlib import Path
 
 import structlog
 
-from backfill.accounts import Keys, Quota, QuotaSources, TokenGuess, UsageBook, WebhookSecrets
+from backfill.accounts import Keys, Quota, QuotaSources, SharedUse, TokenGuess, UsageBook
 from backfill.catalogue import Catalogue
 from backfill.config import Config, Role
-from backfill.deliver import BatchReceiver, Deliverer, OwnAddresses, ServerReceiver, WebhookSender
+from backfill.deliver import Deliverer, OwnAddresses, WebhookSender, make_batch_sender, make_server_sender
 from backfill.dispatch import Colleagues, Crew, CrewWork, Dispatcher, Forecaster, Heartbeat, OwnWork
 from backfill.engines import Fleet
 from backfill.errors import InvalidConfig, NotFound
@@ -26,7 +26,7 @@ from backfill.intake import (
     open_store,
 )
 from backfill.journal import Progress
-from backfill.live import RELAY_SECRET, AbsentTraffic, LiveMedia, LiveTraffic, RelayedTraffic, Traffic
+from backfill.live import RELAY_SECRET, AbsentTraffic, LiveLimits, LiveMedia, LiveTraffic, RelayedTraffic, Traffic
 from backfill.media import LocalFiles, MediaLibrary, claim_folder
 from backfill.plan import count_slices
 from backfill.store import (
@@ -41,11 +41,10 @@ from backfill.store import (
     Metadata,
     Reservations,
     UsageRecords,
-    WebhookKind,
     Workers,
     read_place,
 )
-from backfill.turns import Announcements, Company, Duties, Neighbours, Turns
+from backfill.turns import Company, Duties, Neighbours, Turns
 
 __all__ = ["Rooms", "open_rooms", "working"]
 
@@ -79,6 +78,8 @@ class Rooms:
     dispatcher: Dispatcher
     forecaster: Forecaster
     live: Traffic
+    shared_use: SharedUse | None
+    """What keys use of their limits, told to others that let live requests in."""
     deliverer: Deliverer
     webhooks: WebhookSender
     own_webhooks: WebhookSender
@@ -125,7 +126,10 @@ async def open_rooms(
         policy, others = config.dispatch, _make_colleagues(metadata, catalogue, company)
         dispatcher = Dispatcher(turns, blobs, fleet, policy, intake.inputs.check_content, media, colleagues=others)
         crew = await _open_crew(config, metadata) if role is Role.API else None
-        own_live = LiveTraffic(fleet, config.live, LiveMedia(media))
+        limits = LiveLimits(config.live, asyncio.get_running_loop().time)
+        live: Traffic = LiveTraffic(fleet, config.live, LiveMedia(media), limits)
+        if crew is not None:
+            live = await _open_live(config, catalogue, metadata, crew, limits, stack)
         yield Rooms(
             config=config,
             role=role,
@@ -144,10 +148,11 @@ async def open_rooms(
             forecaster=_make_forecaster(
                 config, catalogue, metadata, crew or OwnWork(metadata.database, dispatcher, fleet)
             ),
-            live=await _open_live(config, catalogue, metadata, crew, own_live, stack),
+            live=live,
+            shared_use=await _share_use(metadata, company, limits) if crew else None,
             deliverer=Deliverer(turns, blobs, intake.inputs.check_index),
-            webhooks=_make_sender(config, turns, metadata),
-            own_webhooks=_make_own_sender(config, turns, metadata),
+            webhooks=make_server_sender(config.webhooks, turns, metadata),
+            own_webhooks=make_batch_sender(config.webhooks, turns, metadata),
             retention=_make_retention(config, intake, metadata, media, role),
             callouts=callouts,
             neighbours=company.neighbours,
@@ -231,17 +236,22 @@ def _make_forecaster(config: Config, catalogue: Catalogue, metadata: Metadata, k
 
 
 async def _open_live(
-    config: Config, catalogue: Catalogue, metadata: Metadata, crew: Crew | None, own: Traffic, stack: AsyncExitStack
+    config: Config, catalogue: Catalogue, metadata: Metadata, crew: Crew, limits: LiveLimits, stack: AsyncExitStack
 ) -> Traffic:
-    """`own`: as a process with engines answers them."""
-    if crew is None:
-        return own
+    """Of a process without engines."""
     if not config.live.relay:
         return AbsentTraffic(config.live)
     secret, timeout_s = await metadata.get_secret(RELAY_SECRET), config.dispatch.request_timeout_s
-    relayed = RelayedTraffic(crew, config.live, secret, timeout_s, catalogue.resolve)
+    relayed = RelayedTraffic(crew, config.live, secret, timeout_s, catalogue.resolve, limits)
     stack.push_async_callback(relayed.close)
     return relayed
+
+
+async def _share_use(metadata: Metadata, company: Company, limits: LiveLimits) -> SharedUse:
+    shared = SharedUse(Workers(metadata.database), company.holder, limits, metadata.database.now_ms)
+    # From the first request on it is known how many there are.
+    await shared.exchange()
+    return shared
 
 
 def _make_colleagues(metadata: Metadata, catalogue: Catalogue, company: Company) -> Colleagues | None:
@@ -305,19 +315,6 @@ def _make_retention(config: Config, intake: Intake, metadata: Metadata, media: M
     )
 
 
-def _make_sender(config: Config, turns: Turns, metadata: Metadata) -> WebhookSender:
-    announcements = Announcements(metadata, WebhookKind.SERVER, metadata.database.now_ms, turns.duties)
-    receiver = ServerReceiver(config.webhooks)
-    return WebhookSender(announcements, receiver, config.webhooks, turns.setbacks, turns.subscribe())
-
-
-def _make_own_sender(config: Config, turns: Turns, metadata: Metadata) -> WebhookSender:
-    announcements = Announcements(metadata, WebhookKind.BATCH, metadata.database.now_ms, turns.duties)
-    receiver = BatchReceiver(config.webhooks, OwnAddresses(config.webhooks), WebhookSecrets(metadata).find)
-    # Few batches name an address: it is enough to look once a second.
-    return WebhookSender(announcements, receiver, config.webhooks, turns.setbacks)
-
-
 def _make_turns(
     config: Config, catalogue: Catalogue, metadata: Metadata, quota: Quota, company: Company, *, shares: bool
 ) -> Turns:
@@ -368,7 +365,8 @@ async def working(rooms: Rooms) -> AsyncIterator["asyncio.Task[None]"]:
 def _list_stops(rooms: Rooms) -> list[Callable[[], None]]:
     stops = [rooms.dispatcher.stop, rooms.deliverer.stop, rooms.webhooks.stop, rooms.own_webhooks.stop]
     stops += [rooms.retention.stop, rooms.keys.uses.stop, rooms.turns.duties.stop, rooms.callouts.stop]
-    stops += [each.stop for each in (rooms.neighbours, rooms.crew, rooms.heartbeat) if each is not None]
+    others = (rooms.neighbours, rooms.crew, rooms.heartbeat, rooms.shared_use)
+    stops += [each.stop for each in others if each is not None]
     return stops
 
 
@@ -388,6 +386,8 @@ async def _run_loops(rooms: Rooms) -> None:
             group.create_task(rooms.neighbours.listen(rooms.turns.ring_bells), name="listen to other processes")
         if rooms.crew is not None:
             group.create_task(rooms.crew.run(), name="look at the workers")
+        if rooms.shared_use is not None:
+            group.create_task(rooms.shared_use.run(), name="share what keys use")
         if rooms.heartbeat is not None:
             group.create_task(rooms.heartbeat.run(), name="tell of this worker")
 
