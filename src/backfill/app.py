@@ -111,56 +111,61 @@ async def open_rooms(
 
     """
     async with AsyncExitStack() as stack:
-        catalogue = await asyncio.to_thread(Catalogue.load, config.catalogue.file, config.catalogue.models)
-        shares, has_others = role is not Role.ALL, _may_have_others(config, role)
-        lock, blobs, metadata, stored_keys = await open_store(config, stack, shares=shares)
-        callouts, company = _find_company(config, metadata, stack, has_others=has_others)
-        intake = await _open_intake(config, blobs, metadata, company.duties)
-        media = await _open_media(config, blobs, metadata, stack, media_folder, shares=shares)
-        progress = _open_progress(blobs, stack)
-        keys = Keys(stored_keys, [key.get_secret_value() for key in config.server.api_keys])
-        quota = await _begin_quota(config, catalogue, metadata, keys, progress, is_shared=has_others)
-        turns = _make_turns(config, catalogue, metadata, quota, company, shares=shares)
-        await _settle_in(lock, turns, company, stack, shares=shares)
-        fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
-        policy, others = config.dispatch, _make_colleagues(metadata, catalogue, company)
-        dispatcher = Dispatcher(turns, blobs, fleet, policy, intake.inputs.check_content, media, colleagues=others)
-        crew = await _open_crew(config, metadata) if role is Role.API else None
-        limits = LiveLimits(config.live, asyncio.get_running_loop().time)
-        live: Traffic = LiveTraffic(fleet, config.live, LiveMedia(media), limits)
-        if crew is not None:
-            live = await _open_live(config, catalogue, metadata, crew, limits, stack)
-        yield Rooms(
-            config=config,
-            role=role,
-            catalogue=catalogue,
-            blobs=blobs,
-            metadata=metadata,
-            keys=keys,
-            quota=quota,
-            intake=intake,
-            media=media,
-            turns=turns,
-            fleet=fleet,
-            progress=progress,
-            usage=UsageBook(UsageRecords(metadata.database), progress.measure),
-            dispatcher=dispatcher,
-            forecaster=_make_forecaster(
-                config, catalogue, metadata, crew or OwnWork(metadata.database, dispatcher, fleet)
-            ),
-            live=live,
-            shared_use=await _share_use(metadata, company, limits) if crew else None,
-            deliverer=Deliverer(turns, blobs, intake.inputs.check_index),
-            webhooks=make_server_sender(config.webhooks, turns, metadata),
-            own_webhooks=make_batch_sender(config.webhooks, turns, metadata),
-            retention=_make_retention(config, intake, metadata, media, role),
-            callouts=callouts,
-            neighbours=company.neighbours,
-            crew=crew,
-            heartbeat=_make_heartbeat(config, metadata, company, dispatcher, fleet, address)
-            if role in _FEEDING
-            else None,
-        )
+        yield await _open_all(config, stack, media_folder, role, address)
+
+
+async def _open_all(
+    config: Config, stack: AsyncExitStack, media_folder: Path | None, role: Role, address: str
+) -> Rooms:
+    catalogue = await asyncio.to_thread(Catalogue.load, config.catalogue.file, config.catalogue.models)
+    shares = role is not Role.ALL
+    # Where nothing but caches lies in the data directory, others may work from directories of their own.
+    has_others = shares or config.store.is_remote
+    lock, blobs, metadata, stored_keys = await open_store(config, stack, shares=shares)
+    callouts, company = _find_company(config, metadata, stack, has_others=has_others)
+    intake = await _open_intake(config, blobs, metadata, company.duties)
+    media = await _open_media(config, blobs, metadata, stack, media_folder, shares=shares)
+    progress = Progress(blobs)
+    stack.callback(progress.close)
+    keys = Keys(stored_keys, [key.get_secret_value() for key in config.server.api_keys])
+    quota = await _begin_quota(config, catalogue, metadata, keys, progress, is_shared=has_others)
+    turns = _make_turns(config, catalogue, metadata, quota, company, shares=shares)
+    await _settle_in(lock, turns, company, stack, shares=shares)
+    fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
+    policy, others = config.dispatch, _make_colleagues(metadata, catalogue, company)
+    dispatcher = Dispatcher(turns, blobs, fleet, policy, intake.inputs.check_content, media, colleagues=others)
+    crew = await _open_crew(config, metadata) if role is Role.API else None
+    limits = LiveLimits(config.live, asyncio.get_running_loop().time)
+    live: Traffic = LiveTraffic(fleet, config.live, LiveMedia(media), limits)
+    if crew is not None:
+        live = await _open_live(config, catalogue, metadata, crew, limits, stack)
+    return Rooms(
+        config=config,
+        role=role,
+        catalogue=catalogue,
+        blobs=blobs,
+        metadata=metadata,
+        keys=keys,
+        quota=quota,
+        intake=intake,
+        media=media,
+        turns=turns,
+        fleet=fleet,
+        progress=progress,
+        usage=UsageBook(UsageRecords(metadata.database), progress.measure),
+        dispatcher=dispatcher,
+        forecaster=_make_forecaster(config, catalogue, metadata, crew or OwnWork(metadata.database, dispatcher, fleet)),
+        live=live,
+        shared_use=await _share_use(metadata, company, limits) if crew else None,
+        deliverer=Deliverer(turns, blobs, intake.inputs.check_index),
+        webhooks=make_server_sender(config.webhooks, turns, metadata),
+        own_webhooks=make_batch_sender(config.webhooks, turns, metadata),
+        retention=_make_retention(config, intake, metadata, media, role),
+        callouts=callouts,
+        neighbours=company.neighbours,
+        crew=crew,
+        heartbeat=_make_heartbeat(config, metadata, company, dispatcher, fleet, address) if role in _FEEDING else None,
+    )
 
 
 async def _settle_in(lock: FolderLock, turns: Turns, company: Company, stack: AsyncExitStack, *, shares: bool) -> None:
@@ -174,17 +179,6 @@ async def _settle_in(lock: FolderLock, turns: Turns, company: Company, stack: As
         stack.push_async_callback(company.duties.drop, presence)
     if shares:
         lock.open_to_others()
-
-
-def _may_have_others(config: Config, role: Role) -> bool:
-    # Where nothing but caches lies in the data directory, others may work from directories of their own.
-    return role is not Role.ALL or config.store.is_remote
-
-
-def _open_progress(blobs: Blobs, stack: AsyncExitStack) -> Progress:
-    progress = Progress(blobs)
-    stack.callback(progress.close)
-    return progress
 
 
 async def _begin_quota(
