@@ -11,16 +11,16 @@ from pathlib import Path
 
 import structlog
 
-from backfill.accounts import Keys, Quota, QuotaSources, TokenGuess, UsageBook, WebhookSecrets
+from backfill.accounts import Keys, Quota, QuotaSources, SharedUse, TokenGuess, UsageBook
 from backfill.catalogue import Catalogue
 from backfill.config import Config, Role
-from backfill.deliver import BatchReceiver, Deliverer, OwnAddresses, ServerReceiver, WebhookSender
+from backfill.deliver import Deliverer, OwnAddresses, WebhookSender, make_batch_sender, make_server_sender
 from backfill.dispatch import Colleagues, Crew, CrewWork, Dispatcher, Forecaster, Heartbeat, OwnWork
 from backfill.engines import Fleet
 from backfill.errors import InvalidConfig, NotFound
 from backfill.intake import Intake, Retention, SchemaWatch, Sweeper, UploadedMedia, open_store
 from backfill.journal import Progress
-from backfill.live import RELAY_SECRET, AbsentTraffic, LiveMedia, LiveTraffic, RelayedTraffic, Traffic
+from backfill.live import RELAY_SECRET, AbsentTraffic, LiveLimits, LiveMedia, LiveTraffic, RelayedTraffic, Traffic
 from backfill.media import LocalFiles, MediaLibrary, claim_folder
 from backfill.plan import count_slices
 from backfill.store import (
@@ -35,11 +35,10 @@ from backfill.store import (
     Metadata,
     Reservations,
     UsageRecords,
-    WebhookKind,
     Workers,
     read_place,
 )
-from backfill.turns import Announcements, Company, Duties, Neighbours, Turns
+from backfill.turns import Company, Duties, Neighbours, Turns
 
 __all__ = ["Rooms", "open_rooms", "working"]
 
@@ -75,6 +74,8 @@ class Rooms:
     dispatcher: Dispatcher
     forecaster: Forecaster
     live: Traffic
+    shared_use: SharedUse | None
+    """What keys use of their limits, told to others that let live requests in."""
     deliverer: Deliverer
     webhooks: WebhookSender
     own_webhooks: WebhookSender
@@ -105,50 +106,62 @@ async def open_rooms(
 
     """
     async with AsyncExitStack() as stack:
-        catalogue = await asyncio.to_thread(Catalogue.load, config.catalogue.file, config.catalogue.models)
-        shares, has_others = role is not Role.ALL, _may_have_others(config, role)
-        lock, blobs, metadata, stored_keys = await open_store(config, stack, shares=shares)
-        callouts, company = _find_company(config, metadata, stack, has_others=has_others)
-        intake = await _open_intake(config, blobs, metadata, company.duties)
-        media = await _open_media(config, blobs, metadata, stack, media_folder, shares=shares)
-        progress = Progress(blobs)
-        stack.callback(progress.close)
-        keys = Keys(stored_keys, [key.get_secret_value() for key in config.server.api_keys])
-        quota = await _begin_quota(config, catalogue, metadata, keys, progress, is_shared=has_others)
-        turns = _make_turns(config, catalogue, metadata, quota, company, shares=shares)
-        schema = await _settle_in(lock, turns, metadata, company, stack, shares=shares)
-        fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
-        policy, others = config.dispatch, _make_colleagues(metadata, catalogue, company)
-        dispatcher = Dispatcher(turns, blobs, fleet, policy, intake.inputs.check_content, media, colleagues=others)
-        crew = await _open_crew(config, metadata) if role is Role.API else None
-        own_live = LiveTraffic(fleet, config.live, LiveMedia(media))
-        yield Rooms(
-            config=config,
-            role=role,
-            catalogue=catalogue,
-            blobs=blobs,
-            metadata=metadata,
-            schema=schema,
-            keys=keys,
-            quota=quota,
-            intake=intake,
-            media=media,
-            turns=turns,
-            fleet=fleet,
-            progress=progress,
-            usage=UsageBook(UsageRecords(metadata.database), progress.measure),
-            dispatcher=dispatcher,
-            forecaster=_make_forecaster(config, catalogue, metadata, crew or dispatcher, fleet),
-            live=await _open_live(config, catalogue, metadata, crew, own_live, stack),
-            deliverer=Deliverer(turns, blobs, intake.inputs.check_index),
-            webhooks=_make_sender(config, turns, metadata),
-            own_webhooks=_make_own_sender(config, turns, metadata),
-            retention=_make_retention(config, intake, metadata, media, role),
-            callouts=callouts,
-            neighbours=company.neighbours,
-            crew=crew,
-            heartbeat=_make_heart(config, metadata, company, dispatcher, fleet, address) if role in _FEEDING else None,
-        )
+        yield await _open_all(config, stack, media_folder, role, address)
+
+
+async def _open_all(
+    config: Config, stack: AsyncExitStack, media_folder: Path | None, role: Role, address: str
+) -> Rooms:
+    catalogue = await asyncio.to_thread(Catalogue.load, config.catalogue.file, config.catalogue.models)
+    shares = role is not Role.ALL
+    # Where nothing but caches lies in the data directory, others may work from directories of their own.
+    has_others = shares or config.store.is_remote
+    lock, blobs, metadata, stored_keys = await open_store(config, stack, shares=shares)
+    callouts, company = _find_company(config, metadata, stack, has_others=has_others)
+    intake = await _open_intake(config, blobs, metadata, company.duties)
+    media = await _open_media(config, blobs, metadata, stack, media_folder, shares=shares)
+    progress = Progress(blobs)
+    stack.callback(progress.close)
+    keys = Keys(stored_keys, [key.get_secret_value() for key in config.server.api_keys])
+    quota = await _begin_quota(config, catalogue, metadata, keys, progress, is_shared=has_others)
+    turns = _make_turns(config, catalogue, metadata, quota, company, shares=shares)
+    schema = await _settle_in(lock, turns, metadata, company, stack, shares=shares)
+    fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
+    policy, others = config.dispatch, _make_colleagues(metadata, catalogue, company)
+    dispatcher = Dispatcher(turns, blobs, fleet, policy, intake.inputs.check_content, media, colleagues=others)
+    crew = await _open_crew(config, metadata) if role is Role.API else None
+    limits = LiveLimits(config.live, asyncio.get_running_loop().time)
+    live: Traffic = LiveTraffic(fleet, config.live, LiveMedia(media), limits)
+    if crew is not None:
+        live = await _open_live(config, catalogue, metadata, crew, limits, stack)
+    return Rooms(
+        config=config,
+        role=role,
+        catalogue=catalogue,
+        blobs=blobs,
+        metadata=metadata,
+        schema=schema,
+        keys=keys,
+        quota=quota,
+        intake=intake,
+        media=media,
+        turns=turns,
+        fleet=fleet,
+        progress=progress,
+        usage=UsageBook(UsageRecords(metadata.database), progress.measure),
+        dispatcher=dispatcher,
+        forecaster=_make_forecaster(config, catalogue, metadata, crew or OwnWork(metadata.database, dispatcher, fleet)),
+        live=live,
+        shared_use=await _share_use(metadata, company, limits) if crew else None,
+        deliverer=Deliverer(turns, blobs, intake.inputs.check_index),
+        webhooks=make_server_sender(config.webhooks, turns, metadata),
+        own_webhooks=make_batch_sender(config.webhooks, turns, metadata),
+        retention=_make_retention(config, intake, metadata, media, role),
+        callouts=callouts,
+        neighbours=company.neighbours,
+        crew=crew,
+        heartbeat=_make_heartbeat(config, metadata, company, dispatcher, fleet, address) if role in _FEEDING else None,
+    )
 
 
 async def _settle_in(
@@ -163,11 +176,6 @@ async def _settle_in(
     if shares:
         lock.open_to_others()
     return schema
-
-
-def _may_have_others(config: Config, role: Role) -> bool:
-    # Where nothing but caches lies in the data directory, others may work from directories of their own.
-    return role is not Role.ALL or config.store.is_remote
 
 
 async def _begin_quota(
@@ -212,27 +220,29 @@ async def _open_crew(config: Config, metadata: Metadata) -> Crew:
     return crew
 
 
-def _make_forecaster(
-    config: Config, catalogue: Catalogue, metadata: Metadata, known: Crew | Dispatcher, fleet: Fleet
-) -> Forecaster:
+def _make_forecaster(config: Config, catalogue: Catalogue, metadata: Metadata, known: Crew | OwnWork) -> Forecaster:
     database, lines = metadata.database, config.dispatch.lines_per_turn
-    if isinstance(known, Dispatcher):
-        return Forecaster(database, OwnWork(database, known, fleet))
-    return Forecaster(database, CrewWork(known, database, lines, catalogue.resolve))
+    work = CrewWork(known, database, lines, catalogue.resolve) if isinstance(known, Crew) else known
+    return Forecaster(database, work)
 
 
 async def _open_live(
-    config: Config, catalogue: Catalogue, metadata: Metadata, crew: Crew | None, own: Traffic, stack: AsyncExitStack
+    config: Config, catalogue: Catalogue, metadata: Metadata, crew: Crew, limits: LiveLimits, stack: AsyncExitStack
 ) -> Traffic:
-    """`own`: as a process with engines answers them."""
-    if crew is None:
-        return own
+    """Of a process without engines."""
     if not config.live.relay:
         return AbsentTraffic(config.live)
     secret, timeout_s = await metadata.get_secret(RELAY_SECRET), config.dispatch.request_timeout_s
-    relayed = RelayedTraffic(crew, config.live, secret, timeout_s, catalogue.resolve)
+    relayed = RelayedTraffic(crew, config.live, secret, timeout_s, catalogue.resolve, limits)
     stack.push_async_callback(relayed.close)
     return relayed
+
+
+async def _share_use(metadata: Metadata, company: Company, limits: LiveLimits) -> SharedUse:
+    shared = SharedUse(Workers(metadata.database), company.holder, limits, metadata.database.now_ms)
+    # From the first request on it is known how many there are.
+    await shared.exchange()
+    return shared
 
 
 def _make_colleagues(metadata: Metadata, catalogue: Catalogue, company: Company) -> Colleagues | None:
@@ -241,7 +251,7 @@ def _make_colleagues(metadata: Metadata, catalogue: Catalogue, company: Company)
     return Colleagues(Workers(metadata.database), metadata.database.now_ms, catalogue.resolve)
 
 
-def _make_heart(
+def _make_heartbeat(
     config: Config, metadata: Metadata, company: Company, dispatcher: Dispatcher, fleet: Fleet, address: str
 ) -> Heartbeat | None:
     if company.neighbours is None:
@@ -296,19 +306,6 @@ def _make_retention(config: Config, intake: Intake, metadata: Metadata, media: M
     )
 
 
-def _make_sender(config: Config, turns: Turns, metadata: Metadata) -> WebhookSender:
-    announcements = Announcements(metadata, WebhookKind.SERVER, metadata.database.now_ms, turns.duties)
-    receiver = ServerReceiver(config.webhooks)
-    return WebhookSender(announcements, receiver, config.webhooks, turns.setbacks, turns.subscribe())
-
-
-def _make_own_sender(config: Config, turns: Turns, metadata: Metadata) -> WebhookSender:
-    announcements = Announcements(metadata, WebhookKind.BATCH, metadata.database.now_ms, turns.duties)
-    receiver = BatchReceiver(config.webhooks, OwnAddresses(config.webhooks), WebhookSecrets(metadata).find)
-    # Few batches name an address: it is enough to look once a second.
-    return WebhookSender(announcements, receiver, config.webhooks, turns.setbacks)
-
-
 def _make_turns(
     config: Config, catalogue: Catalogue, metadata: Metadata, quota: Quota, company: Company, *, shares: bool
 ) -> Turns:
@@ -360,7 +357,8 @@ def _list_stops(rooms: Rooms) -> list[Callable[[], None]]:
     stops = [rooms.dispatcher.stop, rooms.deliverer.stop, rooms.webhooks.stop, rooms.own_webhooks.stop]
     stops += [rooms.retention.stop, rooms.keys.uses.stop, rooms.turns.duties.stop, rooms.callouts.stop]
     stops.append(rooms.schema.stop)
-    stops += [each.stop for each in (rooms.neighbours, rooms.crew, rooms.heartbeat) if each is not None]
+    others = (rooms.neighbours, rooms.crew, rooms.heartbeat, rooms.shared_use)
+    stops += [each.stop for each in others if each is not None]
     return stops
 
 
@@ -381,6 +379,8 @@ async def _run_loops(rooms: Rooms) -> None:
             group.create_task(rooms.neighbours.listen(rooms.turns.ring_bells), name="listen to other processes")
         if rooms.crew is not None:
             group.create_task(rooms.crew.run(), name="look at the workers")
+        if rooms.shared_use is not None:
+            group.create_task(rooms.shared_use.run(), name="share what keys use")
         if rooms.heartbeat is not None:
             group.create_task(rooms.heartbeat.run(), name="tell of this worker")
 

@@ -11,6 +11,7 @@ __all__ = [
     "WORKER_SILENCE_MS",
     "Bottleneck",
     "Forecast",
+    "LiveUse",
     "MetricFamily",
     "MetricsSource",
     "Offer",
@@ -23,6 +24,8 @@ __all__ = [
     "WorkerStatus",
 ]
 
+LiveUse = tuple[int, int]
+"""Live requests that a process has let in for a key, and their tokens, since the first one."""
 _MESSAGE_LENGTH = 500
 WORKER_SILENCE_MS = 15_000
 """A worker that has told nothing for so long is shown as lost."""
@@ -159,6 +162,8 @@ class WorkerReport(msgspec.Struct, frozen=True):
     """Replica -> what it takes."""
     address: str = ""
     """Base URL at which it answers what other processes pass on; empty: none."""
+    live_use: dict[str, LiveUse] = {}
+    """Key -> what was let in there, of a process that has no engines; of keys that were used of late."""
     has_ended: bool = False
     """In order: nothing of it is shown any more, but what it served may come back."""
 

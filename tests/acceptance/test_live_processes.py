@@ -272,3 +272,38 @@ async def test_without_a_living_worker_it_says_so(house: House) -> None:
         error = answered.json()["error"]
         assert error["code"] == "engine_unavailable"
         assert "No process with engines" in error["message"]
+
+
+async def test_both_processes_keep_one_limit_of_a_key(house: House) -> None:
+    house.answer_with(b"{}")
+    per_minute = 60
+    draft = {"name": "limited", "limits": {"requests_per_minute": per_minute}}
+    made = (await house.ask("POST", "/v1/organization/admin_api_keys", json=draft)).json()
+    headers = {"authorization": f"Bearer {made['value']}"}
+    first, second = (api.url for api in house.company.apis)
+
+    async def ask(url: str) -> httpx.Response:
+        async with httpx.AsyncClient(base_url=url, timeout=30, trust_env=False) as client:
+            return await client.post(CHAT, json={"model": MODEL}, headers=headers)
+
+    async def is_known() -> bool:
+        return (await ask(second)).status_code == 200
+
+    await wait_for(is_known)
+    # What one lets in the other one hears of.
+    told = int((await ask(second)).headers["x-ratelimit-remaining-requests"])
+
+    async def is_heard() -> bool:
+        return int((await ask(first)).headers["x-ratelimit-remaining-requests"]) < told
+
+    await wait_for(is_heard)
+    loop = asyncio.get_running_loop()
+    began_s, answered = loop.time(), 0
+    for _ in range(per_minute):
+        statuses = [answer.status_code for answer in await asyncio.gather(ask(first), ask(second))]
+        assert set(statuses) <= {200, 429}
+        answered += statuses.count(200)
+    flowed = per_minute * (loop.time() - began_s) / 60
+    # Each for itself would have let in all of a minute's; together one, and what either let in before it heard.
+    assert answered <= 1.5 * per_minute + flowed
+    assert (await ask(first)).status_code == (await ask(second)).status_code == 429

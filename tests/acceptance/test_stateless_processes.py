@@ -270,6 +270,50 @@ def test_results_begun_at_one_go_on_at_the_other(asker: Asker, engine: NullEngin
             assert [json.loads(line)["custom_id"] for line in lines] == given
 
 
+def test_progress_is_told_alike_by_both(asker: Asker, engine: NullEngine) -> None:
+    # The first half is answered, and the other half for as long as the test wants not.
+    engine.behave(faults={marker_of(number): ["hang"] for number in range(LINES // 2, LINES)})
+    batch_id = asker.create(request_lines(LINES))
+
+    def read_done() -> list[int]:
+        told = asker.ask_each(f"/openai/v1/batches/{batch_id}")
+        return [each["request_counts"]["completed"] for each in told]
+
+    Company.wait_until(lambda: read_done() == [LINES // 2] * 2)
+    asker.ask("POST", f"/v1/batches/{batch_id}/cancel")
+    assert asker.wait_for_end(batch_id)["status"] == "CANCELLED"
+    assert read_done() == [LINES // 2] * 2
+
+
+def test_tokens_enqueued_at_one_count_at_the_other(company: Company, asker: Asker, engine: NullEngine) -> None:
+    # A batch of these lines is taken to need some 11,000.
+    draft = {"name": "bounded", "limits": {"enqueued_tokens": 15_000}}
+    made = asker.ask("POST", "/v1/organization/admin_api_keys", json=draft).json()
+    headers = {"authorization": f"Bearer {made['value']}"}
+
+    def is_known(url: str) -> bool:
+        return httpx.get(f"{url}/v1/whoami", headers=headers, trust_env=False).status_code == 200
+
+    for api in company.apis:
+        hear(company, functools.partial(is_known, api.url))
+    engine.behave(hold=True)
+    form: dict[str, Any] = {"data": {"purpose": "batch-api"}, "files": {"file": ("a.jsonl", request_lines(LINES))}}
+    body = {"endpoint": CHAT, "input_file_id": asker.ask("POST", "/v1/files", headers=headers, **form).json()["id"]}
+    first = asker.ask("POST", "/v1/batches", status=201, json=body, headers=headers).json()["job"]["id"]
+    for _ in company.apis:
+        refused = asker.ask("POST", "/v1/batches", status=429, json=body, headers=headers)
+        assert refused.json()["error"]["code"] == "token_limit_exceeded"
+    engine.behave(hold=False)
+
+    def has_ended(batch_id: str) -> bool:
+        told = asker.ask("GET", f"/v1/batches/{batch_id}", headers=headers).json()
+        return bool(told["status"] == "COMPLETED")
+
+    Company.wait_until(lambda: has_ended(first))
+    again = asker.ask("POST", "/v1/batches", status=201, json=body, headers=headers).json()["job"]["id"]
+    Company.wait_until(lambda: has_ended(again))
+
+
 def test_a_cancel_sent_to_one_stops_the_batch_for_both(asker: Asker, engine: NullEngine) -> None:
     engine.behave(hold=True)
     received = engine.stats()["received"]

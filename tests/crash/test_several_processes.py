@@ -135,12 +135,12 @@ def test_all_workers_are_killed_and_new_ones_come(engine: NullEngine, tmp_path: 
         assert count_redone(engine) <= CONCURRENCY
 
 
-# The first five of its transactions belong to the start.
+# The first six of its transactions belong to the start.
 @pytest.mark.parametrize(
     "fault",
     [
         "blob.synced:1",
-        *(f"metadata.{point}:{count}" for point in ("before_commit", "committed") for count in (6, 7)),
+        *(f"metadata.{point}:{count}" for point in ("before_commit", "committed") for count in (7, 8)),
     ],
 )
 def test_a_process_that_answers_is_killed_over_an_upload_or_a_create(

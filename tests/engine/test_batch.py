@@ -5,19 +5,34 @@ import base64
 import json
 import os
 import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from backfill.api_key import Caller
+from backfill.app import Rooms
 from backfill.batch import State
 from backfill.engines import LlamaCppReplica
+from backfill.live import Traffic
 from tests.support.media import png
 from tests.support.rooms import create_batch, open_house, read_results, wait_for_batch
+from tests.unit.web.relaying import Seen, open_relayed, open_worker
 
 pytestmark = pytest.mark.engine
 LINES = 24
+
+
+@asynccontextmanager
+async def open_live(rooms: Rooms, *, is_passed_on: bool) -> AsyncIterator[Traffic]:
+    """Live requests as these rooms answer them, or as a process without engines passes them on to these rooms."""
+    if not is_passed_on:
+        yield rooms.live
+        return
+    async with open_worker(rooms) as worker, open_relayed(rooms, Seen([worker])) as app:
+        yield app.state.services.live
 
 
 def chat_lines(count: int) -> bytes:
@@ -94,8 +109,9 @@ async def test_the_responses_endpoint_is_answered_and_counted(tmp_path: Path) ->
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("is_passed_on", [False, True], ids=["answered here", "passed on to a worker"])
 async def test_a_live_request_gets_the_slot_of_the_youngest_line_which_is_then_answered_all_the_same(
-    tmp_path: Path,
+    tmp_path: Path, is_passed_on: bool
 ) -> None:
     tokens = 300
     body = {"messages": [{"role": "user", "content": "Count."}], "max_tokens": tokens, "ignore_eos": True, "seed": 1}
@@ -106,12 +122,13 @@ async def test_a_live_request_gets_the_slot_of_the_youngest_line_which_is_then_a
         async with asyncio.timeout(120):
             while rooms.dispatcher.replica_statuses[0].in_flight < 2:
                 await asyncio.sleep(0.02)
-            request = rooms.live.check("/v1/chat/completions", asked)
-            answer = await rooms.live.open(Caller("o"), "/v1/chat/completions", request, asked)
-            told = b""
-            while piece := await answer.read():
-                told += piece
-            answer.close()
+            async with open_live(rooms, is_passed_on=is_passed_on) as live:
+                request = live.check("/v1/chat/completions", asked)
+                answer = await live.open(Caller("o"), "/v1/chat/completions", request, asked)
+                told = b""
+                while piece := await answer.read():
+                    told += piece
+                answer.close()
         assert told.endswith(b"data: [DONE]\n\n")
         (status,) = rooms.dispatcher.replica_statuses
         assert (status.preempted, status.answered) == (1, 0)

@@ -5,6 +5,7 @@ from .hardware import HardwareCost, compute_hardware_cost
 from .key_draft import DEFAULT_SCOPES, KeyDraft, make_key
 from .keys import ANONYMOUS, Keys, count_by_state
 from .quota import Quota, QuotaSources
+from .shared_use import SharedUse
 from .spending import Spending
 from .token_guess import TokenGuess, find_per_mille
 from .usage import UsageBook, UsageFilter
@@ -22,6 +23,7 @@ __all__ = [
     "LineItem",
     "Quota",
     "QuotaSources",
+    "SharedUse",
     "Spending",
     "TokenGuess",
     "UsageBook",

@@ -107,7 +107,9 @@ class Crew:
             _log.warning("what engines do cannot be told now", reason=error.message)
             return
         # Where all are dead, nobody removes their rows.
-        self._remembered = [one for one in workers if self._clock_ms() - one.seen_at_ms <= WORKER_MEMORY_MS]
+        oldest_ms = self._clock_ms() - WORKER_MEMORY_MS
+        # Those without engines tell each other what keys use.
+        self._remembered = [one for one in workers if one.seen_at_ms >= oldest_ms and one.role != "api"]
         self._known = self._find_shown()
         if self.living:
             self._alone_since_ms = self._clock_ms()

@@ -1,6 +1,6 @@
 from .absent import AbsentTraffic
 from .answer import LiveAnswer
-from .limits import Admission
+from .limits import Admission, LiveLimits
 from .media import LiveMedia
 from .relay import RelayedTraffic
 from .relay_words import FAILURE_HEADER, OWNER_HEADER, RELAY_PATH, RELAY_SECRET, make_relay_key
@@ -14,6 +14,7 @@ __all__ = [
     "AbsentTraffic",
     "Admission",
     "LiveAnswer",
+    "LiveLimits",
     "LiveMedia",
     "LiveTraffic",
     "RelayedTraffic",

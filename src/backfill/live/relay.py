@@ -159,6 +159,8 @@ class RelayedTraffic:
             answer = await self._client.forward(url, headers, body)
         except EngineUnavailable as error:
             _log.warning("live request not answered by a worker", worker=worker.id, reason=error.message)
+            known = {each.id for each in self._seen.workers}
+            self._doubted = {name: at_ms for name, at_ms in self._doubted.items() if name in known}
             self._doubted[worker.id] = worker.seen_at_ms
             # Nothing of an answer has come, and what a worker had under way has ended with it.
             code = error.code if error.code == FORWARD_TIMEOUT else NOT_SENT

@@ -56,12 +56,14 @@ class Traffic(Protocol):
 class LiveTraffic:
     """Those that this process answers with its own engines."""
 
-    def __init__(self, fleet: Fleet, config: LiveConfig, media: LiveMedia | None = None) -> None:
+    def __init__(
+        self, fleet: Fleet, config: LiveConfig, media: LiveMedia | None = None, limits: LiveLimits | None = None
+    ) -> None:
         """`media` has what requests name; without it they are sent as they are."""
         self._fleet = fleet
         self._media = media
         self._config = config
-        self._limits = LiveLimits(config, asyncio.get_running_loop().time)
+        self._limits = limits or LiveLimits(config, asyncio.get_running_loop().time)
 
     @property
     def body_size_max_bytes(self) -> int:
