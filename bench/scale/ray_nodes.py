@@ -12,8 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,6 +25,8 @@ __all__ = ["RayNode", "RayNodes", "find_ray"]
 _READY_TIMEOUT_S = 90.0
 _POLL_S = 0.1
 _STORE_BYTES = 80_000_000
+# What Ray calls the process of an actor of the scaler's.
+_ACTOR = "ray::RayWorker"
 
 
 def find_ray() -> Path | None:
@@ -69,8 +71,11 @@ class RayNode:
         """All of its processes; none once it was killed."""
         if self._process is None or self._process.poll() is not None:
             return []
-        main = psutil.Process(self._process.pid)
-        return [main, *main.children(recursive=True)]
+        try:
+            main = psutil.Process(self._process.pid)
+            return [main, *main.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
 
     def kill(self) -> None:
         """SIGKILL for all that belongs to Ray on it, as if the machine's power were cut. Nothing if it does not run."""
@@ -86,10 +91,29 @@ class RayNode:
             self._process.wait(30)
             self._process = None
 
+    @property
+    def actors(self) -> list[psutil.Process]:
+        """The processes of its actors."""
+        return [process for process in self.processes if _read_command(process).startswith(_ACTOR)]
+
+    @property
+    def has_raylet(self) -> bool:
+        """Whether its raylet runs."""
+        return bool(self._find_raylets())
+
     def kill_raylet(self) -> None:
-        """SIGKILL for the raylet alone; the rest of the node ends by itself."""
-        (raylet,) = [process for process in self.processes if process.name() == "raylet"]
-        raylet.send_signal(signal.SIGKILL)
+        """SIGKILL for the raylet alone; the rest of the node ends by itself. Nothing if it does not run."""
+        for raylet in self._find_raylets():
+            with suppress(psutil.NoSuchProcess):
+                raylet.send_signal(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """What is left of it ends, and it is started again."""
+        self.kill()
+        self.start()
+
+    def _find_raylets(self) -> list[psutil.Process]:
+        return [process for process in self.processes if _read_command(process).partition(" ")[0].endswith("/raylet")]
 
 
 class RayNodes:
@@ -101,8 +125,12 @@ class RayNodes:
         nodes: int = 1,
         places: int = 4,
         head_places: int = 0,
+        settings: Sequence[Mapping[str, str]] = (),
     ) -> None:
-        """`places`: CPUs that a node has to offer."""
+        """`places`: CPUs that a node has to offer. `settings`: for each node, what stands in its environment besides.
+
+        Actors, and the workers that they keep, have the environment of their node.
+        """
         # Short, for the names of sockets lie in it.
         folder = self._folder = Path(tempfile.mkdtemp(prefix="ray-"))
         self.port = _find_port()
@@ -121,7 +149,7 @@ class RayNodes:
             RayNode(
                 f"127.0.0.{number + 3}",
                 [f"--address={self.address}", f"--num-cpus={places}", *common, *ports],
-                self.environment,
+                self.environment | dict(settings[number] if settings else {}),
                 folder / f"node-{number}.log",
             )
             for number in range(nodes)
@@ -168,6 +196,14 @@ class RayNodes:
         for node in (*self.nodes, self.head):
             node.kill()
         shutil.rmtree(self._folder)
+
+
+def _read_command(process: psutil.Process) -> str:
+    """Its words; empty once it has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
 
 
 def _choose_environment(folder: Path) -> dict[str, str]:
