@@ -51,6 +51,8 @@ class RayNode:
         assert program is not None, "Ray is not installed: pip install -r requirements/dev.txt"
         command = [str(program), "start", "--block", f"--node-ip-address={self.address}", *self._arguments]
         with self._log_path.open("ab") as log:
+            # What it said at an earlier start says nothing of this one.
+            begun_bytes = log.tell()
             self._process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -61,7 +63,7 @@ class RayNode:
                 start_new_session=True,
             )
         deadline = time.monotonic() + _READY_TIMEOUT_S
-        while b"Ray runtime started" not in self._log_path.read_bytes().rpartition(b"Local node IP")[2]:
+        while b"Ray runtime started" not in self._log_path.read_bytes()[begun_bytes:]:
             assert self._process.poll() is None, f"Ray ended: {self._log_path.read_text(errors='replace')[-3000:]}"
             assert time.monotonic() < deadline, f"Ray is not up: {self._log_path}"
             time.sleep(_POLL_S)
@@ -160,6 +162,20 @@ class RayNodes:
         files = [path for path in self._folder.rglob("*") if path.is_file()]
         return [str(path.relative_to(self._folder)) for path in files if text.encode() in path.read_bytes()]
 
+    def kill(self) -> None:
+        """SIGKILL for all that belongs to Ray on all of them."""
+        for node in (*self.nodes, self.head):
+            node.kill()
+
+    def start(self) -> None:
+        """The head first."""
+        for node in (self.head, *self.nodes):
+            node.start()
+
+    def forget(self) -> None:
+        """Remove what a killed head has kept: what is started after that is another cluster at the same address."""
+        shutil.rmtree(self._folder / "gcs")
+
     @property
     def address(self) -> str:
         """What a client connects to."""
@@ -182,9 +198,7 @@ class RayNodes:
 
     def __enter__(self) -> Self:
         try:
-            self.head.start()
-            for node in self.nodes:
-                node.start()
+            self.start()
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -193,8 +207,7 @@ class RayNodes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for node in (*self.nodes, self.head):
-            node.kill()
+        self.kill()
         shutil.rmtree(self._folder)
 
 

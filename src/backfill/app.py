@@ -127,7 +127,7 @@ async def open_rooms(
         turns = _make_turns(config, catalogue, metadata, quota, company, shares=shares)
         await _settle_in(lock, turns, company, stack, shares=shares)
         fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
-        policy, others = config.dispatch, _make_colleagues(metadata, catalogue, company)
+        policy, others = config.dispatch, _make_colleagues(config, metadata, catalogue, company)
         dispatcher = Dispatcher(turns, blobs, fleet, policy, intake.inputs.check_content, media, colleagues=others)
         yield Rooms(
             config=config,
@@ -206,10 +206,12 @@ def _make_crew(config: Config, metadata: Metadata) -> Crew:
     return Crew(Workers(database), database.now_ms, config.server.lease_ms)
 
 
-def _make_colleagues(metadata: Metadata, catalogue: Catalogue, company: Company) -> Colleagues | None:
+def _make_colleagues(config: Config, metadata: Metadata, catalogue: Catalogue, company: Company) -> Colleagues | None:
     if company.neighbours is None:
         return None
-    return Colleagues(Workers(metadata.database), metadata.database.now_ms, catalogue.resolve)
+    # What it is asked is read off the settings: it connects to nothing.
+    placed = Fleet.from_config(config.model_copy(update={"engines": config.engines_on_ray}), catalogue.resolve)
+    return Colleagues(Workers(metadata.database), metadata.database.now_ms, catalogue.resolve, placed)
 
 
 def _make_heartbeat(

@@ -142,6 +142,8 @@ class WorkerReport(msgspec.Struct, frozen=True):
     """Endpoints at which one of its engines takes any model."""
     left_batches: Mapping[str, tuple[str, ...]] = {}
     """Batch of which it has left lines to others -> the models that these name."""
+    left_slices: Mapping[str, tuple[int, ...]] = {}
+    """The same batches, if they were cut -> the slices of which it has."""
     has_ended: bool = False
     """In order: nothing of it is shown any more, but what it served may come back."""
 

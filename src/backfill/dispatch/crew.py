@@ -70,21 +70,22 @@ class Crew:
             return None
         workers = [worker.report for worker in self._living if worker.role == "work"]
         if workers:
-            return self._explain_left(batch, workers)
+            return self._explain_left(batch, workers, [one.report for one in self._living if one.role == "scale"])
         if self._living:
             message = "No worker runs on Ray now; one is started for what waits."
             return Waiting.explain(WaitReason.STARTING, message, batch.created_at_ms)
         message = "No process that has engines runs (backfill serve --role work)."
         return Waiting.explain(WaitReason.ENGINE, message, max(self._alone_since_ms, batch.created_at_ms))
 
-    def _explain_left(self, batch: Batch, living: Sequence[WorkerReport]) -> Waiting | None:
+    def _explain_left(
+        self, batch: Batch, living: Sequence[WorkerReport], placed: Sequence[WorkerReport]
+    ) -> Waiting | None:
         """What is told of a batch on which nobody works, as its lines are left for a worker that does not run."""
         models = {model for report in living for model in report.left_batches.get(batch.id, ())}
         if not models or any(batch.id in report.batches for report in living):
             return None
-        message = explain_left(batch, sorted(models), living)
-        since_ms = batch.started_at_ms or batch.created_at_ms
-        return None if message is None else Waiting.explain(WaitReason.ENGINE, message, since_ms)
+        explained = explain_left(batch, sorted(models), living, placed)
+        return None if explained is None else Waiting.explain(*explained, batch.started_at_ms or batch.created_at_ms)
 
     async def run(self) -> None:
         """Read until `stop` is called."""

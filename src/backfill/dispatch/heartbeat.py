@@ -78,6 +78,7 @@ class Heartbeat:
             async with asyncio.timeout(_MODELS_PATIENCE_S):
                 models = tuple(await self._fleet.list_models())
                 self._worker = msgspec.structs.replace(self._worker, report=WorkerReport(models=models))
+        left = self._dispatcher.left
         report = msgspec.structs.replace(
             self._worker.report,
             replicas=self._dispatcher.replica_statuses,
@@ -85,7 +86,8 @@ class Heartbeat:
             work_left=self._sum_up_work(),
             token_s={name: pace.speed.token_s for name, pace in self._dispatcher.paces.items() if pace.speed.is_known},
             any_model_at=self._fleet.endpoints_of_any,
-            left_batches=self._dispatcher.left.told,
+            left_batches=left.told,
+            left_slices=left.told_slices,
         )
         await self._write(report)
 

@@ -46,7 +46,7 @@ from .opening import open_blobs
 from .permissions import Closed, close_to_others, create_private, make_folder
 from .place import PLACE_ROW, find_row_mark, read_place
 from .probe import ROOM_MIN_BYTES, probe_folder
-from .queue import EndedBatch, QueuedBatch, count_slices_left, read_ended, read_queue
+from .queue import EndedBatch, QueuedBatch, count_slices_left, list_slices_left, read_ended, read_queue
 from .reservations import UNSENT, Claim, EndedUsage, Reservations
 from .slice_claims import ClaimedSlice, Lease
 from .slices import Slices
@@ -128,6 +128,7 @@ __all__ = [
     "index_key",
     "is_unfinished",
     "journal_prefix",
+    "list_slices_left",
     "make_folder",
     "measure_folder",
     "open_blobs",
