@@ -125,7 +125,8 @@ def _run(setting: Setting, findings: Findings, plan: _Plan, seed: int) -> list[J
     )
     findings.facts["storm_watched"] = len(watch.seen_ns)
     findings.facts[f"storm_killed_{seed}"] = dict(sorted(supervisor.killed.items()))
-    findings.violations += [f"storm: {name} ended by itself" for name in supervisor.ended]
+    findings.facts[f"storm_ended_by_themselves_{seed}"] = dict(supervisor.ended)
+    findings.violations += [f"storm: {name} ended by itself" for name in supervisor.broken]
     if redone:
         findings.violations.append(f"storm, seed {seed}: {len(redone)} finished lines were sent again: {min(redone)}")
     return jobs

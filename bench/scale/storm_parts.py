@@ -35,6 +35,8 @@ class Part:
     """Whether its process is there."""
     is_there: Callable[[], bool] = lambda: True
     """Whether there is one now; for what comes and goes as it is needed."""
+    may_end: bool = False
+    """Whether it ends by itself at times, as raylets do that their head has lost sight of."""
     is_up: bool = True
     """Nobody has killed it, or it came back."""
 
@@ -67,10 +69,15 @@ class Supervisor:
         self._threads = ThreadPoolExecutor(len(parts))
         self._returns: list[Future[None]] = []
         self._stopped = threading.Event()
-        self.ended: list[str] = []
-        """Parts that ended without being killed."""
+        self.ended: Counter[str] = Counter()
+        """Part -> how often it ended without being killed."""
         self.killed: Counter[str] = Counter()
         """Kind -> how often one of it was killed."""
+
+    @property
+    def broken(self) -> list[str]:
+        """Those that must never end by themselves, and did."""
+        return [part.name for part in self._parts if self.ended[part.name] and not part.may_end]
 
     def strike(self) -> None:
         """Kill one of the parts that are up, of any kind as likely; wait if none is."""
@@ -92,7 +99,8 @@ class Supervisor:
                 each.result()
         for part in self._parts:
             if part.is_up and not part.runs():
-                self.ended.append(part.name)
+                self.ended[part.name] += 1
+                tell(f"  ended by itself: {part.name}")
                 part.is_up = False
                 self._returns.append(self._threads.submit(self._bring_back, part, 0.0))
 

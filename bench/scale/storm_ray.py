@@ -61,7 +61,7 @@ def list_ray_parts(nodes: RayNodes, dice: random.Random) -> list[Part]:
         return [child for actor in find_actors() for child in _list_children(actor)]
 
     return [
-        Part("Ray head", "Ray head", nodes.head.kill, nodes.head.restart, lambda: nodes.head.has_raylet),
+        Part("Ray head", "Ray head", nodes.head.kill, nodes.head.restart, lambda: nodes.head.has_raylet, may_end=True),
         *(_make_raylet(f"raylet {number}", node) for number, node in enumerate(nodes.nodes)),
         _make_living("actor", find_actors, dice),
         _make_living("worker on Ray", find_workers, dice),
@@ -69,7 +69,7 @@ def list_ray_parts(nodes: RayNodes, dice: random.Random) -> list[Part]:
 
 
 def _make_raylet(name: str, node: RayNode) -> Part:
-    return Part("raylet", name, node.kill_raylet, node.restart, lambda: node.has_raylet)
+    return Part("raylet", name, node.kill_raylet, node.restart, lambda: node.has_raylet, may_end=True)
 
 
 def _make_living(kind: str, find: Callable[[], list[int]], dice: random.Random) -> Part:

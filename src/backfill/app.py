@@ -152,7 +152,7 @@ async def open_rooms(
             retention=_make_retention(config, intake, metadata, media, role),
             callouts=callouts,
             neighbours=company.neighbours,
-            crew=_make_crew(config, metadata) if role is Role.API else None,
+            crew=_make_crew(config, metadata, catalogue) if role is Role.API else None,
             heartbeat=_make_heartbeat(config, metadata, company, dispatcher, fleet) if role in _FEEDING else None,
         )
 
@@ -201,9 +201,9 @@ def _find_company(
     return callouts, Company(duties, neighbours, holder, place)
 
 
-def _make_crew(config: Config, metadata: Metadata) -> Crew:
+def _make_crew(config: Config, metadata: Metadata, catalogue: Catalogue) -> Crew:
     database = metadata.database
-    return Crew(Workers(database), database.now_ms, config.server.lease_ms)
+    return Crew(Workers(database), database.now_ms, config.server.lease_ms, catalogue.resolve)
 
 
 def _make_colleagues(config: Config, metadata: Metadata, catalogue: Catalogue, company: Company) -> Colleagues | None:

@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from backfill.batch import Batch, State
+from backfill.batch import Batch, Reservation, State
 from backfill.config import load_config
 from backfill.dispatch import Colleagues, Crew, Dispatcher, Heartbeat
 from backfill.dispatch.left_turns import LeftTurns
@@ -460,6 +460,10 @@ def test_with_a_scaler_and_no_worker_a_batch_waits_for_one_to_be_started(rows: R
         waiting = house.crew.find_wait(BATCH)
         assert waiting is not None
         assert waiting.reason is WaitReason.STARTING
+        for model, reason in (("model-a", WaitReason.STARTING), ("model-b", WaitReason.ENGINE)):
+            waiting = house.crew.find_wait(msgspec.structs.replace(BATCH, reserved={model: Reservation(1, 1, 1)}))
+            assert waiting is not None
+            assert waiting.reason is reason
         await house.note("worker", pid=2)
         await house.pass_s(0)
         assert house.crew.find_wait(BATCH) is None
