@@ -259,13 +259,12 @@ async def test_engines_are_started_for_what_waits_for_their_models_alone(tmp_pat
 async def test_one_that_ends_says_which_models_may_come_back(tmp_path: Path) -> None:
     settings = make_settings(tmp_path)
     settings["engines"]["any"] = {"url": "http://127.0.0.1:9", "place": "ray", "endpoints": ["/v1/embeddings"]}
-    async with scaling(settings, FakeCluster()) as rooms:
-        workers = Workers(rooms.metadata.database)
-        while not await workers.list():
-            await asyncio.sleep(0.02)
-        (told,) = await workers.list()
-        assert not told.report.has_ended
     async with open_rooms(load_config(environment={}, overrides=settings), role=Role.SCALE) as rooms:
+        _, notice = make_scaler(rooms, FakeCluster())
+        await notice.tell()
+        (told,) = await Workers(rooms.metadata.database).list()
+        assert not told.report.has_ended
+        await notice.withdraw()
         (told,) = await Workers(rooms.metadata.database).list()
         assert told.report.has_ended
         assert told.report.replicas == ()
