@@ -38,8 +38,17 @@ def find_ray() -> Path | None:
 class RayNode:
     """One `ray start --block`: its raylet, and on the head the GCS."""
 
-    def __init__(self, address: str, arguments: list[str], environment: Mapping[str, str], log_path: Path) -> None:
+    def __init__(
+        self,
+        address: str,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        log_path: Path,
+        mark: Path | None = None,
+    ) -> None:
+        """`mark`: a file in which a head notes where it is."""
         self.address = address
+        self._mark = mark
         self._arguments = arguments
         self._environment = environment
         self._log_path = log_path
@@ -49,6 +58,9 @@ class RayNode:
         """Return once its raylet is there."""
         program = find_ray()
         assert program is not None, "Ray is not installed: pip install -r requirements/dev.txt"
+        if self._mark is not None:
+            # With it Ray takes the raylets of other nodes on this machine for a head that runs.
+            self._mark.unlink(missing_ok=True)
         command = [str(program), "start", "--block", f"--node-ip-address={self.address}", *self._arguments]
         with self._log_path.open("ab") as log:
             # What it said at an earlier start says nothing of this one.
@@ -146,7 +158,8 @@ class RayNodes:
             f"--temp-dir={folder / 'ray'}",
             "--include-dashboard=false",
         ]
-        self.head = RayNode("127.0.0.2", [*head, *common, *ports], self.environment, folder / "head.log")
+        mark = folder / "ray" / "ray_current_cluster"
+        self.head = RayNode("127.0.0.2", [*head, *common, *ports], self.environment, folder / "head.log", mark)
         self.nodes = [
             RayNode(
                 f"127.0.0.{number + 3}",

@@ -153,6 +153,10 @@ def test_the_head_is_killed_and_comes_back(engine: NullEngine, tmp_path: Path) -
         company.wait_for_workers(0)
         assert count_redone(engine, LINES + 2000) == 0
         assert company.scalers[0].is_running
+        # Of nodes that a head does not come back to nothing is left after a minute, and no worker either.
+        assert nodes.nodes[0].has_raylet
+        company.finish(create(company, 1, first=LINES + 2000), LINES)
+        company.wait_for_workers(0)
 
 
 SERVER = """
