@@ -11,28 +11,32 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from pathlib import Path
 
 from bench.exactness import find_violations
 from bench.findings import Findings, Setting, tell
 from bench.null.process import NullEngine
 from bench.postgres.server import PostgresServer
 from bench.scale.journal_watch import JournalWatch
+from bench.scale.ray_nodes import find_ray
 from bench.scale.seaweed import ObjectServer
 from bench.scale.storm_clients import Job, PatientClient, run_job
 from bench.scale.storm_parts import Supervisor, list_parts
-from bench.server_process import BackfillServer, name_null_engine
+from bench.scale.storm_ray import RAY_WORKERS, list_ray_parts, make_nodes, write_ray_settings
+from bench.server_process import BackfillServer
 
 __all__ = ["judge_jobs", "measure_storm"]
 
 _LINES = 20_000
 _KILLS = 20
-_APIS = 2
-_WORKERS = 3
+_SERVERS = {"api": 2, "work": 2, "scale": 2}
+_TITLES = {"api": "API process", "work": "worker", "scale": "scaler"}
+_WORKERS = _SERVERS["work"] + RAY_WORKERS
 _CLIENTS = 6
 _PLACES = 16
 _LEASE_S = 3
 # So long the lines take if nothing is killed, for each kill.
-_SECONDS_PER_KILL = 3.0
+_SECONDS_PER_KILL = 5.0
 _END_TIMEOUT_S = 600.0
 _POLL_S = 0.05
 # The last kill comes while there is something to do.
@@ -75,6 +79,9 @@ class _Plan:
 
 def measure_storm(setting: Setting, findings: Findings) -> None:
     """The seed says what is killed and after how many answers; when that is, the machine says."""
+    if find_ray() is None:
+        tell("storm: left out, since Ray is not installed (pip install -r requirements/dev.txt)")
+        return
     plan = _Plan.make(setting.scale(_LINES))
     for number in range(setting.count_repeats(1)):
         seed = setting.seed + number
@@ -92,46 +99,61 @@ def _run(setting: Setting, findings: Findings, plan: _Plan, seed: int) -> list[J
     with ExitStack() as stack:
         rows = stack.enter_context(PostgresServer(parent=setting.folder.parent))
         objects = stack.enter_context(ObjectServer(setting.make_folder()))
-        engine = stack.enter_context(NullEngine(delay_ms=plan.delay_ms))
+        engines = [stack.enter_context(NullEngine(delay_ms=plan.delay_ms)) for _ in range(2)]
         store = objects.settings()
         settings = {name.replace(".", "__"): value for name, value in store.items()} | plan.settings
         settings["store__metadata"] = rows.make_database("storm")
         folder = setting.make_folder()
-        apis = [
-            stack.enter_context(BackfillServer(folder / f"api-{number}", {}, settings | {"server__role": "api"}))
-            for number in range(_APIS)
-        ]
-        engines = name_null_engine(engine.url, _PLACES)
-        workers = [
-            stack.enter_context(
-                BackfillServer(folder / f"worker-{number}", engines, settings | {"server__role": "work"})
-            )
-            for number in range(_WORKERS)
-        ]
+        nodes = stack.enter_context(make_nodes(folder, settings))
+        config_file = folder / "backfill.toml"
+        write_ray_settings(config_file, nodes.address, *((engine.url, _PLACES) for engine in engines))
+        stack.enter_context(nodes.letting_in())
+        servers = _start_servers(stack, folder, settings | {"config": str(config_file)})
         watch = stack.enter_context(JournalWatch(folder / "watch", store))
-        supervisor = Supervisor(list_parts(apis, workers, rows, objects), dice)
+        parts = list_parts({_TITLES[role]: those for role, those in servers.items()}, rows, objects)
+        supervisor = Supervisor([*parts, *list_ray_parts(nodes, dice)], dice)
         moments = sorted(dice.uniform(0, _STRUCK_SHARE * plan.lines) for _ in range(plan.kills))
-        retries = _live_through(apis, jobs, watch, engine, supervisor, moments)
+        retries = _live_through(servers["api"], jobs, watch, engines, supervisor, moments)
         supervisor.close()
-        redone = watch.find_redone(engine.log())
-        received = Counter(engine.markers())
+        redone = watch.find_redone(event for engine in engines for event in engine.log())
+        received = Counter(marker for engine in engines for marker in engine.markers())
+        _tell_of_ray(findings, engines[1].stats()["answered"], engines[0].stats()["answered"])
     findings.add(
         storm_redone_finished=len(redone),
         storm_redone_in_flight=sum(received.values()) - len(received),
         storm_retries=retries,
     )
     findings.facts["storm_watched"] = len(watch.seen_ns)
-    findings.violations += [f"storm: {name} ended by itself" for name in supervisor.ended]
+    findings.facts[f"storm_killed_{seed}"] = dict(sorted(supervisor.killed.items()))
+    findings.facts[f"storm_ended_by_themselves_{seed}"] = dict(supervisor.ended)
+    findings.violations += [f"storm: {name} ended by itself" for name in supervisor.broken]
     if redone:
         findings.violations.append(f"storm, seed {seed}: {len(redone)} finished lines were sent again: {min(redone)}")
     return jobs
+
+
+def _start_servers(stack: ExitStack, folder: Path, settings: dict[str, str]) -> dict[str, list[BackfillServer]]:
+    return {
+        role: [
+            stack.enter_context(BackfillServer(folder / f"{role}-{number}", {}, settings | {"server__role": role}))
+            for number in range(count)
+        ]
+        for role, count in _SERVERS.items()
+    }
+
+
+def _tell_of_ray(findings: Findings, far: int, near: int) -> None:
+    """A storm in which only one kind of workers was at work shows nothing of the other."""
+    findings.add(storm_ray_share=far / max(1, far + near))
+    if not (far and near):
+        findings.violations.append(f"storm: {far} lines were answered on Ray, {near} elsewhere")
 
 
 def _live_through(
     apis: Sequence[BackfillServer],
     jobs: list[Job],
     watch: JournalWatch,
-    engine: NullEngine,
+    engines: Sequence[NullEngine],
     supervisor: Supervisor,
     moments: list[float],
 ) -> int:
@@ -150,7 +172,7 @@ def _live_through(
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):
-        if moments and engine.stats()["answered"] >= moments[0]:
+        if moments and sum(engine.stats()["answered"] for engine in engines) >= moments[0]:
             supervisor.strike()
             del moments[0]
         supervisor.look()

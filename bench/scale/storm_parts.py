@@ -1,10 +1,12 @@
 """What is killed in a storm, and comes back after a moment, as a machine's supervisor would start it again."""
 
+import functools
 import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -24,31 +26,38 @@ _TRY_AGAIN_S = 0.5
 class Part:
     """Something that can be killed and started again; started, it answers."""
 
+    kind: str
     name: str
     kill: Callable[[], None]
     """With SIGKILL."""
     start: Callable[[], object]
     runs: Callable[[], bool]
     """Whether its process is there."""
+    is_there: Callable[[], bool] = lambda: True
+    """Whether there is one now; for what comes and goes as it is needed."""
+    may_end: bool = False
+    """Whether it ends by itself at times, as raylets do that their head has lost sight of."""
     is_up: bool = True
     """Nobody has killed it, or it came back."""
 
 
 def list_parts(
-    apis: Sequence[BackfillServer], workers: Sequence[BackfillServer], rows: PostgresServer, objects: ObjectServer
+    servers: Mapping[str, Sequence[BackfillServer]], rows: PostgresServer, objects: ObjectServer
 ) -> list[Part]:
-    """All that a storm may hit."""
-    named = [(f"api-{number}", server) for number, server in enumerate(apis)]
-    named += [(f"worker-{number}", server) for number, server in enumerate(workers)]
+    """All that a storm may hit beside Ray; `servers`: by what they are."""
     return [
-        *(_make_part(name, server) for name, server in named),
-        Part("PostgreSQL", lambda: rows.stop(signal.SIGKILL), rows.start, lambda: True),
-        Part("object store", objects.kill, objects.start, lambda: True),
+        *(
+            Part(kind, f"{kind} {number}", server.kill, server.start, functools.partial(_runs, server))
+            for kind, those in servers.items()
+            for number, server in enumerate(those)
+        ),
+        Part("PostgreSQL", "PostgreSQL", lambda: rows.stop(signal.SIGKILL), rows.start, lambda: True),
+        Part("object store", "object store", objects.kill, objects.start, lambda: True),
     ]
 
 
-def _make_part(name: str, server: BackfillServer) -> Part:
-    return Part(name, server.kill, server.start, lambda: server.is_running)
+def _runs(server: BackfillServer) -> bool:
+    return server.is_running
 
 
 class Supervisor:
@@ -60,17 +69,26 @@ class Supervisor:
         self._threads = ThreadPoolExecutor(len(parts))
         self._returns: list[Future[None]] = []
         self._stopped = threading.Event()
-        self.ended: list[str] = []
-        """Parts that ended without being killed."""
+        self.ended: Counter[str] = Counter()
+        """Part -> how often it ended without being killed."""
+        self.killed: Counter[str] = Counter()
+        """Kind -> how often one of it was killed."""
+
+    @property
+    def broken(self) -> list[str]:
+        """Those that must never end by themselves, and did."""
+        return [part.name for part in self._parts if self.ended[part.name] and not part.may_end]
 
     def strike(self) -> None:
-        """Kill one of the parts that are up; wait if none is."""
-        while not (up := [part for part in self._parts if part.is_up]):
+        """Kill one of the parts that are up, of any kind as likely; wait if none is."""
+        while not (up := [part for part in self._parts if part.is_up and part.is_there()]):
             time.sleep(_TRY_AGAIN_S)
-        part = self._dice.choice(up)
+        kind = self._dice.choice(sorted({part.kind for part in up}))
+        part = self._dice.choice([part for part in up if part.kind == kind])
         away_s = self._dice.uniform(*_AWAY_S)
         part.is_up = False
         part.kill()
+        self.killed[kind] += 1
         tell(f"  killed: {part.name}, away for {away_s:.1f} s")
         self._returns.append(self._threads.submit(self._bring_back, part, away_s))
 
@@ -81,7 +99,8 @@ class Supervisor:
                 each.result()
         for part in self._parts:
             if part.is_up and not part.runs():
-                self.ended.append(part.name)
+                self.ended[part.name] += 1
+                tell(f"  ended by itself: {part.name}")
                 part.is_up = False
                 self._returns.append(self._threads.submit(self._bring_back, part, 0.0))
 

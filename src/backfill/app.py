@@ -127,9 +127,9 @@ async def _open_all(
     turns = _make_turns(config, catalogue, metadata, quota, company, shares=shares)
     schema = await _settle_in(lock, turns, metadata, company, stack, shares=shares)
     fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
-    policy, others = config.dispatch, _make_colleagues(metadata, catalogue, company)
+    policy, others = config.dispatch, _make_colleagues(config, metadata, catalogue, company)
     dispatcher = Dispatcher(turns, blobs, fleet, policy, intake.inputs.check_content, media, colleagues=others)
-    crew = await _open_crew(config, metadata) if role is Role.API else None
+    crew = await _open_crew(config, metadata, catalogue) if role is Role.API else None
     limits = LiveLimits(config.live, asyncio.get_running_loop().time)
     live: Traffic = LiveTraffic(fleet, config.live, LiveMedia(media), limits)
     if crew is not None:
@@ -212,9 +212,9 @@ def _find_company(
     return callouts, Company(duties, neighbours, holder, place)
 
 
-async def _open_crew(config: Config, metadata: Metadata) -> Crew:
+async def _open_crew(config: Config, metadata: Metadata, catalogue: Catalogue) -> Crew:
     database = metadata.database
-    crew = Crew(Workers(database), database.now_ms, config.server.lease_ms)
+    crew = Crew(Workers(database), database.now_ms, config.server.lease_ms, catalogue.resolve)
     # Whoever asks first is to be told of them too.
     await crew.look()
     return crew
@@ -245,10 +245,12 @@ async def _share_use(metadata: Metadata, company: Company, limits: LiveLimits) -
     return shared
 
 
-def _make_colleagues(metadata: Metadata, catalogue: Catalogue, company: Company) -> Colleagues | None:
+def _make_colleagues(config: Config, metadata: Metadata, catalogue: Catalogue, company: Company) -> Colleagues | None:
     if company.neighbours is None:
         return None
-    return Colleagues(Workers(metadata.database), metadata.database.now_ms, catalogue.resolve)
+    # What it is asked is read off the settings: it connects to nothing.
+    placed = Fleet.from_config(config.model_copy(update={"engines": config.engines_on_ray}), catalogue.resolve)
+    return Colleagues(Workers(metadata.database), metadata.database.now_ms, catalogue.resolve, placed)
 
 
 def _make_heartbeat(

@@ -158,6 +158,8 @@ class WorkerReport(msgspec.Struct, frozen=True):
     """Endpoints at which one of its engines takes any model."""
     left_batches: Mapping[str, tuple[str, ...]] = {}
     """Batch of which it has left lines to others -> the models that these name."""
+    left_slices: Mapping[str, tuple[int, ...]] = {}
+    """The same batches, if they were cut -> the slices of which it has."""
     offers: dict[str, Offer] = {}
     """Replica -> what it takes."""
     address: str = ""

@@ -1,7 +1,9 @@
 """Workers on a real Ray cluster: they come with the work, go after it, and any part of it may be killed."""
 
+import json
 import os
 import signal
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -151,3 +153,88 @@ def test_the_head_is_killed_and_comes_back(engine: NullEngine, tmp_path: Path) -
         company.wait_for_workers(0)
         assert count_redone(engine, LINES + 2000) == 0
         assert company.scalers[0].is_running
+        # Of nodes that a head does not come back to nothing is left after a minute, and no worker either.
+        assert nodes.nodes[0].has_raylet
+        company.finish(create(company, 1, first=LINES + 2000), LINES)
+        company.wait_for_workers(0)
+
+
+SERVER = """
+import argparse, sys
+sys.path.insert(0, {root!r})
+from bench.null import engine
+parser = argparse.ArgumentParser()
+parser.add_argument("--port")
+port = parser.parse_known_args()[0].port
+sys.argv = ["null_engine", "--port", port, "--delay-ms", "50", "--log", {log!r}]
+engine.main()
+"""
+MANAGED = """
+[engines.null]
+kind = "vllm"
+model = "owner/model"
+models = ["m"]
+command = {command}
+concurrency = 8
+place = "ray"
+"""
+
+
+@pytest.mark.slow
+def test_the_engine_of_a_worker_is_killed_and_started_again(nodes: RayNodes, tmp_path: Path) -> None:
+    """The null engine stands for vLLM: a program that the worker starts on its node and ends."""
+    log, script = tmp_path / "log", tmp_path / "server.py"
+    script.write_text(SERVER.format(root=str(Path(__file__).parents[2]), log=str(log)))
+    engines = MANAGED.format(command=json.dumps([sys.executable, str(script)]))
+    with RayCompany(tmp_path, "", nodes, engines=engines) as company:
+        (batch_id,) = create(company, 1, 600)
+        company.wait_long(lambda: log.exists() and len(read_received(log)) >= 50)
+        worker = company.wait_for_turn()
+        killed = find_engines(worker, script)
+        for process in killed:
+            process.kill()
+        company.finish([batch_id], 600)
+        assert company.worker_pids == [worker]
+        (engine,) = find_engines(worker, script)
+        assert engine not in killed
+        received = read_received(log)
+        assert len(set(received)) == 600
+        assert len(received) - 600 <= CONCURRENCY
+    psutil.wait_procs([engine], timeout=30)
+    assert not engine.is_running()
+
+
+def read_received(log: Path) -> list[str]:
+    events = [json.loads(line) for line in log.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    return [marker for event, marker, _ in events if event == "received"]
+
+
+def find_engines(worker_pid: int, script: Path) -> list[psutil.Process]:
+    """The processes of a worker's engine, without those that only watch it."""
+    below = psutil.Process(worker_pid).children(recursive=True)
+    return [process for process in below if process.cmdline()[1:2] == [str(script)]]
+
+
+@pytest.mark.slow
+def test_the_whole_cluster_is_gone_and_another_one_answers_in_its_place(engine: NullEngine, tmp_path: Path) -> None:
+    with (
+        RayNodes() as nodes,
+        nodes.letting_in(),
+        RayCompany(tmp_path, engine.url, nodes, most=2, idle_s=2.0) as company,
+    ):
+        company.finish(create(company, 1), LINES)
+        batch_ids = create(company, 4, 300, first=LINES)
+        engine.wait_for(lambda stats: stats["received"] >= LINES + 100, timeout_s=60)
+        before = company.worker_pids
+        nodes.kill()
+        nodes.forget()
+        company.wait_for_workers(0)
+        # Nothing else notices: what is new is taken in, and waits.
+        batch_ids += create(company, 1, 300, first=LINES + 1200)
+        company.wait_long(lambda: company.client.retrieve(batch_ids[-1]).get("waiting"))
+        nodes.start()
+        company.finish(batch_ids, 300)
+        assert not {*before} & {*company.worker_pids}
+        assert count_redone(engine, LINES + 1500) <= CONCURRENCY * len(before)
+        assert company.scalers[0].is_running
+        company.wait_for_workers(0)

@@ -33,6 +33,12 @@ class RemoteStore:
         """As a command finds them in its environment."""
         return {f"BACKFILL_{name.upper()}": value for name, value in self.settings.items()}
 
+    def run(self, statement: str, *values: object) -> list[Any]:
+        """Carry out a statement, with "?" for each value; what it gives."""
+        numbers = iter(range(len(values)))
+        named = re.sub(r"\?", lambda _: f":value_{next(numbers)}", statement)
+        return self.rows.run(named, **{f"value_{number}": value for number, value in enumerate(values)})
+
     def open_blobs(self, folder: Path) -> Blobs:
         """The files, as one process has them; to be closed."""
         config = load_config(environment={}, overrides={**self.dotted, "data_dir": str(folder)})
@@ -50,6 +56,4 @@ class Machines(Company):
         return self.data_dir / process
 
     def run(self, statement: str, *values: object) -> list[Any]:
-        numbers = iter(range(len(values)))
-        named = re.sub(r"\?", lambda _: f":value_{next(numbers)}", statement)
-        return self.store.rows.run(named, **{f"value_{number}": value for number, value in enumerate(values)})
+        return self.store.run(statement, *values)

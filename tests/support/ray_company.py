@@ -13,6 +13,7 @@ import psutil
 
 from bench.scale.ray_nodes import RayNodes
 from tests.support.company import Company
+from tests.support.machines import RemoteStore
 from tests.support.server_process import BackfillServer
 
 __all__ = ["SECRET", "RayCompany"]
@@ -37,6 +38,8 @@ config_file = "{config_file}"
 idle_s = {idle_s}
 clear_s = 0.5
 start_s = 1
+"""
+_ENGINE = """
 [engines.null]
 url = "{engine_url}"
 api_key = "{secret}"
@@ -60,23 +63,24 @@ class RayCompany(Company):
         scalers: int = 1,
         concurrency: int = 8,
         idle_s: float = 1.0,
+        engines: str = "",
+        store: RemoteStore | None = None,
     ) -> None:
+        """`engines`: tables of the settings, instead of one null engine with the other settings.
+
+        `store`: where rows and files lie; without it all share a data directory. Nodes need its settings in theirs.
+        """
+        self.store = store
         data_dir, config_file = folder / "data", folder / "backfill.toml"
-        config_file.write_text(
-            _CONFIG.format(
-                data_dir=data_dir,
-                address=nodes.address,
-                config_file=config_file,
-                engine_url=engine_url,
-                secret=SECRET,
-                concurrency=concurrency,
-                least=least,
-                most=most,
-                idle_s=idle_s,
-            )
-        )
-        super().__init__(data_dir, engine_url, apis=1, workers=0, config=str(config_file))
-        self.scalers = [BackfillServer(data_dir, config=str(config_file), server__role="scale") for _ in range(scalers)]
+        common = _CONFIG.format(data_dir=data_dir, address=nodes.address, config_file=config_file, idle_s=idle_s)
+        own = {"engine_url": engine_url, "secret": SECRET, "concurrency": concurrency, "least": least, "most": most}
+        config_file.write_text(common + (engines or _ENGINE.format(**own)))
+        settings = {"config": str(config_file)} | (store.settings if store is not None else {})
+        super().__init__(data_dir, engine_url, apis=1, workers=0, **settings)
+        self.scalers = [
+            BackfillServer(self.find_folder(f"scaler-{number}"), server__role="scale", **settings)
+            for number in range(scalers)
+        ]
         self._started = ExitStack()
 
     def __enter__(self) -> Self:
@@ -97,10 +101,17 @@ class RayCompany(Company):
             for pid in pids:
                 self.kill_actor(pid)
 
+    def find_folder(self, process: str) -> Path:
+        return self.data_dir if self.store is None else self.data_dir / process
+
+    def run(self, statement: str, *values: object) -> list[Any]:
+        return super().run(statement, *values) if self.store is None else self.store.run(statement, *values)
+
     @property
     def worker_pids(self) -> list[int]:
         """The processes of workers that have told of themselves of late."""
-        rows = self.run("SELECT pid FROM workers WHERE role = 'work' AND seen_at_ms > ?", (time.time() - 1.0) * 1000)
+        since_ms = round((time.time() - 1.0) * 1000)
+        rows = self.run("SELECT pid FROM workers WHERE role = 'work' AND seen_at_ms > ?", since_ms)
         return sorted(pid for (pid,) in rows if psutil.pid_exists(pid))
 
     def wait_for_workers(self, count: int) -> list[int]:

@@ -101,7 +101,6 @@ ON_RAY = {"url": "http://h", "place": "ray"}
         ({"one": ON_RAY | {"replicas": {"max": 0}}}, r"'engines\.one\.replicas\.max' is not valid: .*at least 1"),
         ({"one": ON_RAY | {"replicas": {"maximum": 1}}}, r"Unknown setting 'engines\.one\.replicas\.maximum'"),
         ({"one": ON_RAY | {"resources": {"GPU": 0}}}, r"'engines\.one\.resources\.GPU' is not valid"),
-        ({"one": ON_RAY, "two": {"url": "http://h", "models": ["m"]}}, r"the same models and endpoints"),
     ],
 )
 def test_what_is_wrong_with_places_is_named(engines: dict[str, Any], message: str) -> None:

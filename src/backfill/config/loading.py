@@ -104,14 +104,6 @@ class Config(Section):
             raise ValueError('server.engine needs server.role = "work"')
         return self
 
-    @model_validator(mode="after")
-    def _check_models_of_workers(self) -> "Config":
-        """The scaler counts all that waits, whoever serves it."""
-        served = [(engine.models, sorted(engine.endpoints)) for engine in self.engines.values()]
-        if self.engines_on_ray and any(one != served[0] for one in served):
-            raise ValueError('with place = "ray" all engines must have the same models and endpoints')
-        return self
-
 
 def load_config(
     path: Path | None = None,

@@ -10,6 +10,7 @@ import structlog
 from backfill.batch import Batch, State
 from backfill.dispatch.left_turns import explain_left
 from backfill.errors import StoreUnavailable
+from backfill.index import OTHER_MODELS
 from backfill.status import (
     WORKER_MEMORY_MS,
     WORKER_SILENCE_MS,
@@ -33,10 +34,13 @@ _log = structlog.get_logger(__name__)
 class Crew:
     """What is known of the workers; read anew once a second, or more often with a short lease, until stopped."""
 
-    def __init__(self, workers: Workers, clock_ms: Callable[[], int], lease_ms: int) -> None:
-        """`clock_ms`: the clock that all processes share."""
+    def __init__(
+        self, workers: Workers, clock_ms: Callable[[], int], lease_ms: int, resolve_alias: Callable[[str], str] = str
+    ) -> None:
+        """`clock_ms`: the clock that all processes share. `resolve_alias` gives the id that a name stands for."""
         self._workers = workers
         self._clock_ms = clock_ms
+        self._resolve_alias = resolve_alias
         # With a short lease others have its batches long before.
         self._silence_ms = min(WORKER_SILENCE_MS, lease_ms // 2)
         # Or what a living one told in time would be seen too late.
@@ -70,22 +74,34 @@ class Crew:
         if batch.state.is_final or batch.state is State.PAUSED:
             return None
         workers = [worker.report for worker in self.living if worker.role == "work"]
+        placed = [worker.report for worker in self.living if worker.role == "scale"]
         if workers:
-            return self._explain_left(batch, workers)
-        if self.living:
+            return self._explain_left(batch, workers, placed)
+        if placed and self._is_for(batch, placed):
             message = "No worker runs on Ray now; one is started for what waits."
             return Waiting.explain(WaitReason.STARTING, message, batch.created_at_ms)
+        if placed:
+            message = "No worker runs that serves what its lines name, and no engine on Ray does."
+            return Waiting.explain(WaitReason.ENGINE, message, batch.created_at_ms)
         message = "No process that has engines runs (backfill serve --role work)."
         return Waiting.explain(WaitReason.ENGINE, message, max(self._alone_since_ms, batch.created_at_ms))
 
-    def _explain_left(self, batch: Batch, living: Sequence[WorkerReport]) -> Waiting | None:
+    def _is_for(self, batch: Batch, placed: Sequence[WorkerReport]) -> bool:
+        """Whether engines that a scaler starts serve some of its lines; also if the row does not tell of all models."""
+        names = {name for model in batch.reserved for name in (model, self._resolve_alias(model))}
+        if not names or OTHER_MODELS in names:
+            return True
+        return any(report.serves(name, batch.endpoint) for report in placed for name in names)
+
+    def _explain_left(
+        self, batch: Batch, living: Sequence[WorkerReport], placed: Sequence[WorkerReport]
+    ) -> Waiting | None:
         """What is told of a batch on which nobody works, as its lines are left for a worker that does not run."""
         models = {model for report in living for model in report.left_batches.get(batch.id, ())}
         if not models or any(batch.id in report.batches for report in living):
             return None
-        message = explain_left(batch, sorted(models), living)
-        since_ms = batch.started_at_ms or batch.created_at_ms
-        return None if message is None else Waiting.explain(WaitReason.ENGINE, message, since_ms)
+        explained = explain_left(batch, sorted(models), living, placed)
+        return None if explained is None else Waiting.explain(*explained, batch.started_at_ms or batch.created_at_ms)
 
     async def run(self) -> None:
         """Read until `stop` is called."""

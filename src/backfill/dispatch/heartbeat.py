@@ -82,13 +82,15 @@ class Heartbeat:
             async with asyncio.timeout(_MODELS_PATIENCE_S):
                 models = tuple(await self._fleet.list_models())
                 self._worker = msgspec.structs.replace(self._worker, report=WorkerReport(models=models))
+        left = self._dispatcher.left
         report = msgspec.structs.replace(
             self._worker.report,
             replicas=self._dispatcher.replica_statuses,
             batches=self._dispatcher.open_batches,
             token_s={name: pace.speed.token_s for name, pace in self._dispatcher.paces.items() if pace.speed.is_known},
             any_model_at=self._fleet.endpoints_of_any,
-            left_batches=self._dispatcher.left.told,
+            left_batches=left.told,
+            left_slices=left.told_slices,
             offers=self._fleet.offers,
             address=self.address,
         )

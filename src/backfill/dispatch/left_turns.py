@@ -5,12 +5,13 @@ nobody may be left then who serves theirs; and after ten minutes, so that nothin
 """
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backfill.batch import Batch
 from backfill.dispatch.colleagues import Colleagues
-from backfill.status import WorkerReport
+from backfill.status import WaitReason, WorkerReport
 from backfill.turns import Turn
 
 __all__ = ["LeftTurns", "explain_left"]
@@ -19,6 +20,7 @@ _AGAIN_S = 600.0
 _PERIOD_S = 2.0
 _ASKED_AT_ONCE = 16
 _TOLD_MAX = 200
+_SLICES_TOLD_MAX = 4000
 _NAMED_MAX = 5
 
 
@@ -83,11 +85,28 @@ class LeftTurns:
                 found[batch_id] = left.models[:_NAMED_MAX]
         return found
 
+    @property
+    def told_slices(self) -> Mapping[str, tuple[int, ...]]:
+        """The same batches, if they were cut -> the slices that are left."""
+        told = self.told
+        found: dict[str, tuple[int, ...]] = {}
+        for left in itertools.islice(reversed(self._left.values()), _SLICES_TOLD_MAX):
+            if left.turn.slice_number and left.turn.batch.id in told:
+                found[left.turn.batch.id] = (*found.get(left.turn.batch.id, ()), left.turn.slice_number)
+        return found
 
-def explain_left(batch: Batch, models: Sequence[str], living: Sequence[WorkerReport]) -> str | None:
-    """What a client is told of lines that are left for others; None: one of the living workers serves them."""
+
+def explain_left(
+    batch: Batch, models: Sequence[str], living: Sequence[WorkerReport], placed: Sequence[WorkerReport]
+) -> tuple[WaitReason, str] | None:
+    """What a client is told of lines that are left for others; None: one of the living workers serves them.
+
+    `placed`: what scalers tell of engines that they start.
+    """
     lacking = [model for model in models if not any(one.serves(model, batch.endpoint) for one in living)]
     if not lacking:
         return None
     those = "model " + lacking[0] if len(lacking) == 1 else "models " + ", ".join(lacking)
-    return f"lines wait for a worker that serves {those}; none such runs now"
+    if all(any(one.serves(model, batch.endpoint) for one in placed) for model in lacking):
+        return WaitReason.STARTING, f"lines wait for a worker on Ray that serves {those}; one is started"
+    return WaitReason.ENGINE, f"lines wait for a worker that serves {those}; none such runs now"

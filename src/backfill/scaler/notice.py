@@ -69,16 +69,19 @@ class Notice:
         with suppress(TimeoutError):
             async with asyncio.timeout(_MODELS_PATIENCE_S):
                 models = tuple(await self._fleet.list_models())
-        report = WorkerReport(models=models, replicas=self._describe())
+        any_model_at = self._fleet.endpoints_of_any
+        report = WorkerReport(models=models, any_model_at=any_model_at, replicas=self._describe())
+        await self._write(report)
+
+    async def withdraw(self) -> None:
+        """Tell that it has ended, and which models there may be again; never raises."""
+        await self._write(self._row.report.end())
+
+    async def _write(self, report: WorkerReport) -> None:
         now = self._clock_ms()
         self._row = msgspec.structs.replace(self._row, seen_at_ms=now, report=report)
         with suppress(StoreUnavailable):
             await self._workers.tell(self._row, now - WORKER_MEMORY_MS)
-
-    async def withdraw(self) -> None:
-        """Take the row away; never raises."""
-        with suppress(StoreUnavailable):
-            await self._workers.remove(self._row.id)
 
     def _describe(self) -> tuple[ReplicaStatus, ...]:
         return tuple(

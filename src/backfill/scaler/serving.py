@@ -81,7 +81,7 @@ def make_scaler(rooms: Rooms, cluster: Cluster) -> tuple[Scaler, Notice]:
     database, config = rooms.metadata.database, rooms.config
     workers, clock_ms, lease_ms = Workers(database), database.now_ms, config.server.lease_ms
     notice = Notice(workers, rooms.turns.holder, rooms.fleet, clock_ms, lease_ms)
-    rows = Rows(DemandReader(database, rooms.fleet), workers, clock_ms, lease_ms)
+    rows = Rows(DemandReader(database, rooms.fleet, rooms.catalogue.resolve), workers, clock_ms, lease_ms)
     return Scaler(config.engines_on_ray, config.ray, rows, cluster, rooms.turns.duties, notice), notice
 
 

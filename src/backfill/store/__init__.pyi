@@ -49,7 +49,7 @@ from .permissions import Closed, close_to_others, create_private, make_folder
 from .place import PLACE_ROW, find_row_mark, read_place
 from .presence import find_others, name_presence
 from .probe import ROOM_MIN_BYTES, probe_folder
-from .queue import EndedBatch, QueuedBatch, count_slices_left, read_ended, read_queue
+from .queue import EndedBatch, QueuedBatch, count_slices_left, list_slices_left, read_ended, read_queue
 from .reservations import UNSENT, Claim, EndedUsage, Reservations
 from .revision import Revision, check_revision, find_newest, read_revision
 from .slice_claims import ClaimedSlice, Lease
@@ -136,6 +136,7 @@ __all__ = [
     "index_key",
     "is_unfinished",
     "journal_prefix",
+    "list_slices_left",
     "make_folder",
     "make_indexes_late",
     "measure_folder",

@@ -11,7 +11,7 @@ from backfill.batch import Counts, Reservation, State
 from backfill.store.database import Database
 from backfill.store.schema import batches, slices
 
-__all__ = ["EndedBatch", "QueuedBatch", "count_slices_left", "read_ended", "read_queue"]
+__all__ = ["EndedBatch", "QueuedBatch", "count_slices_left", "list_slices_left", "read_ended", "read_queue"]
 
 
 class QueuedBatch(msgspec.Struct, frozen=True):
@@ -53,6 +53,9 @@ _SLICES_LEFT = (
     .where(slices.c.batch_id.in_(bindparam("sought", expanding=True)), slices.c.drained_as.is_(None))
     .group_by(slices.c.batch_id)
 )
+_NUMBERS_LEFT = select(slices.c.batch_id, slices.c.number).where(
+    slices.c.batch_id.in_(bindparam("sought", expanding=True)), slices.c.drained_as.is_(None)
+)
 _ENDED = (
     select(*(batches.c[name] for name in EndedBatch.__struct_fields__))
     .where(
@@ -75,6 +78,14 @@ async def read_queue(database: Database, most: int) -> list[QueuedBatch]:
 async def count_slices_left(database: Database, batch_ids: Collection[str]) -> dict[str, int]:
     """Batch that was cut -> of how many of its slices lines are to be sent."""
     return {row.batch_id: row.left for row in await database.read(_SLICES_LEFT, {"sought": [*batch_ids]})}
+
+
+async def list_slices_left(database: Database, batch_ids: Collection[str]) -> dict[str, set[int]]:
+    """Batch that was cut -> the numbers of its slices of which lines are to be sent."""
+    left: dict[str, set[int]] = {}
+    for row in await database.read(_NUMBERS_LEFT, {"sought": [*batch_ids]}):
+        left.setdefault(row.batch_id, set()).add(row.number)
+    return left
 
 
 async def read_ended(database: Database, most: int) -> list[EndedBatch]:

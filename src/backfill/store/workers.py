@@ -36,7 +36,7 @@ class Workers:
         await self._database.write(change)
 
     async def remove(self, worker_id: str) -> None:
-        """Forget a worker that has ended."""
+        """Forget one that has ended."""
         await self._database.write(lambda connection: connection.execute(_REPLACED, {"sought": worker_id}))
 
     async def list(self) -> Sequence[WorkerStatus]:

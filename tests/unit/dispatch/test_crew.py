@@ -4,14 +4,16 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import msgspec
 import pytest
 
-from backfill.batch import Batch, State
+from backfill.batch import Batch, Reservation, State
+from backfill.config import load_config
 from backfill.dispatch import Colleagues, Crew, Dispatcher, Heartbeat
 from backfill.dispatch.left_turns import LeftTurns
+from backfill.engines import Fleet
 from backfill.errors import StoreUnavailable
 from backfill.status import ReplicaState, ReplicaStatus, ServedModel, WaitReason, WorkerReport, WorkerStatus
 from backfill.store import Metadata, Workers
@@ -19,9 +21,6 @@ from backfill.turns import Turn
 from tests.support.replicas import make_replica
 from tests.support.rows import RowsPlace
 from tests.support.virtual_clock import run_virtual
-
-if TYPE_CHECKING:
-    from backfill.engines import Fleet
 
 LEASE_MS = 30_000
 HOUR_S = 3600
@@ -84,7 +83,7 @@ class House:
             return [CHAT]
 
         told = {"replica_statuses": (make_replica(replica),), "open_batches": batches, "work_left": [], "paces": {}}
-        dispatcher = SimpleNamespace(**told, left=SimpleNamespace(told=left or {}))
+        dispatcher = SimpleNamespace(**told, left=SimpleNamespace(told=left or {}, told_slices={}))
         heartbeat = Heartbeat(
             self.workers,
             name,
@@ -327,6 +326,34 @@ def test_a_batch_that_is_left_to_others_waits_for_a_worker_with_its_model(rows: 
     run(rows, check)
 
 
+def test_a_batch_that_is_left_to_a_replica_on_ray_waits_for_its_start(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        house.begin("first", left={BATCH.id: ("model-b",)})
+        await house.note("scaler", pid=2, role="scale", models=(ServedModel("model-b", (BATCH.endpoint,)),))
+        await house.pass_s(0)
+        waiting = house.crew.find_wait(BATCH)
+        assert waiting is not None
+        assert waiting.reason is WaitReason.STARTING
+        assert waiting.message == "lines wait for a worker on Ray that serves model model-b; one is started"
+
+    run(rows, check)
+
+
+def test_a_model_that_settings_have_started_on_demand_is_known_though_nobody_ever_told_of_it(rows: RowsPlace) -> None:
+    async def check(house: House) -> None:
+        engines = {"far": {"url": "http://127.0.0.1:9", "place": "ray", "models": ["model-b"]}}
+        placed = Fleet.from_config(load_config(environment={}, overrides={"engines": engines}))
+        colleagues = Colleagues(house.workers, clock_ms, placed=placed)
+        await colleagues.look()
+        assert colleagues.find_name("model-b", BATCH.endpoint) == "model-b"
+        assert colleagues.find_name("model-a", BATCH.endpoint) is None
+        await house.note("first")
+        await colleagues.look()
+        assert colleagues.list_models(BATCH.endpoint) == {"model-a", "model-b"}
+
+    run(rows, check)
+
+
 def make_turn(number: int, slices: int = 0) -> Turn:
     batch = msgspec.structs.replace(BATCH, id=f"batch-{number}", slices=slices)
     return Turn(batch, 1, slice_number=1 if slices else 0)
@@ -343,6 +370,7 @@ def test_what_is_left_is_tried_again_when_others_serve_something_else_and_after_
         assert [batch.id for batch in await left.revise()] == ["batch-2"]
         assert left.list_slices("batch-2") == [1]
         assert left.told == {"batch-1": ("model-b",), "batch-2": ("model-b",)}
+        assert left.told_slices == {"batch-2": (1,)}
         await house.note("first")
         await house.pass_s(2)
         assert await left.revise() == []
@@ -434,6 +462,10 @@ def test_with_a_scaler_and_no_worker_a_batch_waits_for_one_to_be_started(rows: R
         waiting = house.crew.find_wait(BATCH)
         assert waiting is not None
         assert waiting.reason is WaitReason.STARTING
+        for model, reason in (("model-a", WaitReason.STARTING), ("model-b", WaitReason.ENGINE)):
+            waiting = house.crew.find_wait(msgspec.structs.replace(BATCH, reserved={model: Reservation(1, 1, 1)}))
+            assert waiting is not None
+            assert waiting.reason is reason
         await house.note("worker", pid=2)
         await house.pass_s(0)
         assert house.crew.find_wait(BATCH) is None

@@ -238,6 +238,40 @@ async def test_a_model_that_nobody_serves_has_somebody_started_who_says_so(tmp_p
         await wait_until(lambda: cluster.count(Phase.UP) == 1)
 
 
+async def test_engines_are_started_for_what_waits_for_their_models_alone(tmp_path: Path) -> None:
+    cluster = FakeCluster()
+    settings = make_settings(tmp_path)
+    gpu = settings["engines"]["gpu"]
+    settings["engines"] = {"gpu": gpu, "other": gpu | {"models": ["other"], "resources": {}}}
+    async with scaling(settings, cluster) as rooms:
+        data = request_lines(3).replace(b'"model": "m"', b'"model": "other"')
+        first = await create_batch(rooms, data)
+        await wait_until(lambda: cluster.count(Phase.UP) == 1)
+        assert cluster.calls == [("start", Placement("other", 1))]
+        await admit(rooms, 1)
+        await wait_until(lambda: cluster.count(Phase.UP) == 2)
+        assert cluster.calls[1:] == [("start", Placement("gpu", 1))]
+        await rooms.turns.cancel(first.id, first.owner)
+        await wait_until(lambda: cluster.count(Phase.DRAINING) == 1, timeout_s=10)
+        assert cluster.calls[2:] == [("drain", Placement("other", 1))]
+
+
+async def test_one_that_ends_says_which_models_may_come_back(tmp_path: Path) -> None:
+    settings = make_settings(tmp_path)
+    settings["engines"]["any"] = {"url": "http://127.0.0.1:9", "place": "ray", "endpoints": ["/v1/embeddings"]}
+    async with open_rooms(load_config(environment={}, overrides=settings), role=Role.SCALE) as rooms:
+        _, notice = make_scaler(rooms, FakeCluster())
+        await notice.tell()
+        (told,) = await Workers(rooms.metadata.database).list()
+        assert not told.report.has_ended
+        await notice.withdraw()
+        (told,) = await Workers(rooms.metadata.database).list()
+        assert told.report.has_ended
+        assert told.report.replicas == ()
+        assert told.report.serves("m", "/v1/chat/completions")
+        assert told.report.serves("whatever", "/v1/embeddings")
+
+
 def _with_least(settings: dict[str, Any], least: int) -> dict[str, Any]:
     engine = settings["engines"]["gpu"]
     return {"gpu": engine | {"replicas": {"min": least, "max": 4}}}
