@@ -60,7 +60,7 @@ def test_beside_others_an_owner_of_whom_enough_is_here_gets_no_more() -> None:
     assert Counter(batch.owner for batch in taken) == {"a": 1, "b": 2}
     # Owners who have enough must not hide the others.
     full = Choice(taken, PLACES - 3, NOW_MS, 0.0, stock=Stock({"a": 250, "b": 200}, 200))
-    assert full.owners_to_see == PLACES - 3 + 2
+    assert full.owners_to_see == 16 + 2
     assert full.choose([], waiting[4:]) == []
 
 
