@@ -13,7 +13,9 @@ __all__ = ["SimulatedCluster"]
 class SimulatedCluster:
     """See `scaler.Cluster`."""
 
-    def __init__(self, make_worker: Callable[[int], SimulatedWorker], start_s: float, note_up: Callable[[int], None]):
+    def __init__(
+        self, make_worker: Callable[[int], SimulatedWorker], start_s: float, note_up: Callable[[int], None]
+    ) -> None:
         """`note_up`: told how many more are up, or fewer."""
         self.workers: dict[int, SimulatedWorker] = {}
         """Number -> those that are up."""

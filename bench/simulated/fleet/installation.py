@@ -106,7 +106,7 @@ class Installation:
     @property
     def database(self) -> VirtualDatabase:
         """The rows."""
-        assert isinstance(self._metadata.database, VirtualDatabase)  # noqa: S101 - see `__init__`
+        assert isinstance(self._metadata.database, VirtualDatabase)
         return self._metadata.database
 
     async def run(self) -> None:
@@ -184,11 +184,11 @@ class Installation:
             await self._metadata.add_batch(self._make_batch(job))
             self._work.ring_bells()
             self._ring()
-        while self.ledger.open_batches:
+        while self.ledger.open_batches:  # noqa: ASYNC110 - on this clock a look costs nothing
             await asyncio.sleep(_LOOK_S)
         self.meter.pass_time()
         self.ended_s = asyncio.get_running_loop().time()
-        while self.cluster.count > self.settings.least:
+        while self.cluster.count > self.settings.least:  # noqa: ASYNC110 - see above
             await asyncio.sleep(_LOOK_S)
 
     async def _admit(self) -> None:

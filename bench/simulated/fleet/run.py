@@ -1,6 +1,7 @@
 """One run of an installation, and what came of it."""
 
 import asyncio
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -54,7 +55,12 @@ class Outcome(NamedTuple):
 
     @property
     def missed_ratio(self) -> float:
-        """One more line on both sides, so that nothing is divided by zero where nothing has to be missed."""
+        """Over the best order of the same replicas; one more line on both sides, so that none is divided by zero."""
+        return (self.missed_lines + 1) / (self.as_up_missed_lines + 1)
+
+    @property
+    def missed_ratio_all_up(self) -> float:
+        """Over the best order with all replicas up all the time: what it costs that they come when they are needed."""
         return (self.missed_lines + 1) / (self.offline_missed_lines + 1)
 
 
@@ -115,7 +121,7 @@ def _find_rate(installation: Installation) -> float:
     """Over the minutes in which nearly as many replicas are up as ever; over all time, if there are no such."""
     samples = installation.samples
     most = max((up for _, up, _ in samples), default=0)
-    steps = zip(samples, samples[1:], strict=False)
+    steps = itertools.pairwise(samples)
     full = [
         (after[0] - before[0], after[2] - before[2])
         for before, after in steps

@@ -1,7 +1,7 @@
 """A worker of one replica: takes turns by the real code, and sends their lines at the pace of its engine.
 
-Which lines go next the dispatcher's own `FairShare` says, for up to a quantum at a time. What it does beside that is put
-together here as `dispatch.Dispatcher` does it: when it looks for turns, what it holds already, when it wants more.
+Which lines go next the dispatcher's own `FairShare` says, for up to a quantum at a time. The rest is put together here
+as `dispatch.Dispatcher` does it: when it looks for turns, what it holds already, when it wants more.
 """
 
 import asyncio

@@ -158,6 +158,8 @@ class Wanted(NamedTuple):
     """How many owners are seen."""
     most: int
     """How many of those that are due first."""
+    turns: int
+    """How many are to be taken: where so many owners are seen, one batch of each will do."""
     besides: tuple[str, ...] = ()
     """Ids of batches that are passed over, so that they hide no others."""
 
@@ -176,7 +178,7 @@ Choose = Callable[[Sequence[Batch], Sequence[Batch]], list[Batch]]
 def find_next(connection: Connection, wanted: Wanted, *, locks: bool = False) -> tuple[list[Batch], list[Batch]]:
     """`most` that are due first; and those that are next if the owners take turns, from behind `after` on.
 
-    With `locks`, on PostgreSQL, without those that another transaction is about to take, and locked until this one ends.
+    With `locks`, on PostgreSQL, without those that another transaction is about to take, and kept until this one ends.
     """
     looks, besides = _choose_looks(connection, wanted, locks=locks)
     values = {"in_state": wanted.state, "free_at": wanted.free_at_ms, "due_at": LATEST_MS, "most": wanted.most}
@@ -206,14 +208,14 @@ def _choose_looks(connection: Connection, wanted: Wanted, *, locks: bool) -> tup
 
 
 def _find_in_round(connection: Connection, wanted: Wanted, *, locks: bool) -> Sequence[Row[Any]]:
-    """The first batch of each of the owners; if these are fewer than `most`, more of each, about as many in all."""
+    """The first batch of each of the owners; if these are fewer than `turns`, more of each, about as many in all."""
     values = {"in_state": wanted.state, "free_at": wanted.free_at_ms, "after": wanted.after, "most": wanted.owners}
     looks, besides = _choose_looks(connection, wanted, locks=locks)
     values |= besides
     heads = connection.execute(looks.in_round, values).all()
-    if not heads or len(heads) >= min(wanted.owners, wanted.most):
+    if not heads or len(heads) >= min(wanted.owners, wanted.turns):
         return heads
-    each = -(-wanted.most // len(heads))
+    each = -(-wanted.turns // len(heads))
     of_owner = [values | {"of_owner": head.owner, "most": each} for head in heads]
     found = [connection.execute(looks.of_owner, each_owner).all() for each_owner in of_owner]
     # One of each before a second of anyone.

@@ -15,8 +15,9 @@ _TURNS_PER_FREE_PLACE = 2
 _PRESSED_SHARE = 0.25
 _PRESSED_TIMES = 2.0
 _OWNERS_PASSED_OVER = 16
-# Where others take turns too there is enough after a few; what one look does not see, the next one does.
-_SEEN_AT_ONCE = 16
+# Where others take turns too, and the engines have enough, a look is for owners who have nothing here, and is to cost
+# little: a thousand workers look once a second. What one look does not see, the next one does.
+_SEEN_AT_ONCE = 8
 
 
 class Stock(NamedTuple):
@@ -31,6 +32,11 @@ class Stock(NamedTuple):
     enough: int
     due: Sequence[tuple[int, int]] = ()
     """Deadline and lines that are left of each open turn."""
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the engines have enough, whoever's it is."""
+        return sum(self.lines.values()) >= self.enough
 
     def count_due(self, deadline_at_ms: int) -> int:
         """Lines that are due by then, and so go before those of a batch with that deadline."""
@@ -53,9 +59,10 @@ class Choice:
 
         `stock`: what is enough, where others take turns too; None: nobody else does.
         """
+        self.most = min(room, _SEEN_AT_ONCE) if stock is not None and stock.is_enough else room
+        """So many are looked for at once."""
         self.last_owner: str | None = None
         """Whose turn it was last, or who was seen last if it was nobody's; None: nobody was seen."""
-        self._seen = room if stock is None else min(room, _SEEN_AT_ONCE)
         self._stock = stock
         self._due: list[tuple[int, int]] = []
         self._room = room
@@ -69,12 +76,12 @@ class Choice:
     @property
     def owners_to_see(self) -> int:
         """Those who have their part already must not hide the others; what one look does not see, the next one does."""
-        return self._seen + min(_OWNERS_PASSED_OVER, sum(not self._may_have(owner) for owner in self._held))
+        return self.most + min(_OWNERS_PASSED_OVER, sum(not self._may_have(owner) for owner in self._held))
 
     @property
     def due_to_see(self) -> int:
         """Those of which there is a turn already must not hide the others."""
-        return self._seen if self._stock is None else min(self._room, self._seen + len(self._taken))
+        return self.most if self._stock is None else min(self._room, self.most + len(self._taken))
 
     def choose(
         self, due_first: Sequence[Batch], in_round: Sequence[Batch], *, deadlines_first: bool = True

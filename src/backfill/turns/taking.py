@@ -27,21 +27,26 @@ class Taking:
 
     async def take(
         self,
-        room: int,
         now: int,
         begin_choice: Callable[[], Choice],
         besides: Collection[str] = (),
         *,
         looks_first: bool = False,
     ) -> list[Turn]:
-        """Up to `room` turns, on batches of which nobody holds one at that time; `begin_choice` says which.
+        """Turns, on batches of which nobody holds one at that time; `begin_choice` says which.
 
         `besides`: ids of batches that are not even looked at. `looks_first`: nothing is written, nor held up, unless
         there is something to be taken.
         """
         choice = begin_choice()
         wanted = Wanted(
-            State.IN_PROGRESS, now, self._last_owner, choice.owners_to_see, choice.due_to_see, tuple(besides)
+            State.IN_PROGRESS,
+            now,
+            self._last_owner,
+            choice.owners_to_see,
+            choice.due_to_see,
+            choice.most,
+            tuple(besides),
         )
         if not self._metadata.database.many_writers:
             return await self._take_one_by_one(wanted, begin_choice)

@@ -172,7 +172,7 @@ class Turns(Endings):
 
         # Whoever has some already finds nothing as a rule, and that must cost the writers of all processes nothing.
         looks_first = stock is not None and bool(open_turns)
-        return await self._taking.take(room, now, begin_choice, passed_over, looks_first=looks_first)
+        return await self._taking.take(now, begin_choice, passed_over, looks_first=looks_first)
 
     async def take_slices(self, batch: Batch, most: int, besides: Collection[int]) -> list[Turn]:
         """Lease up to `most` further slices of a batch that this holder works on, none of `besides`.

@@ -141,7 +141,7 @@ LINES = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4)), max_size=6)
 
 @given(LINES)
 def test_no_order_gets_more_lines_done(lines: list[tuple[int, int]]) -> None:
-    """Each line takes a second; the greatest number that can be matched with seconds of their own is found by trying."""
+    """Each takes a second; how many of them can be matched with seconds of their own is found by trying."""
     taken: dict[int, int] = {}
 
     def place(number: int, tried: set[int]) -> bool:
@@ -155,7 +155,9 @@ def test_no_order_gets_more_lines_done(lines: list[tuple[int, int]]) -> None:
         return False
 
     done = sum(place(number, set()) for number in range(len(lines)))
-    jobs = [Job(str(number), "o", 1, float(comes), float(comes + window)) for number, (comes, window) in enumerate(lines)]
+    jobs = [
+        Job(str(number), "o", 1, float(comes), float(comes + window)) for number, (comes, window) in enumerate(lines)
+    ]
     assert count_missed(jobs, [(0.0, 1.0)])[0] == pytest.approx(len(lines) - done)
 
 
