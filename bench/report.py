@@ -66,6 +66,9 @@ KEYS = (
     "storm_lost",
     "storm_doubled",
     "storm_redone_finished",
+    "sim_feeding_share",
+    "sim_transactions_per_s",
+    "sim_missed_ratio",
 )
 """These stand first in every report, in this order; null where they were not measured."""
 _RATIOS = {

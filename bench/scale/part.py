@@ -7,6 +7,7 @@ from bench.scale.claims import measure_claims
 from bench.scale.ray_workers import measure_ray_workers
 from bench.scale.remote import measure_remote
 from bench.scale.rows import measure_rows
+from bench.scale.simulation import measure_simulation
 from bench.scale.storm import measure_storm
 from bench.scale.takeover import measure_takeover
 from bench.scale.workers import measure_workers
@@ -21,6 +22,7 @@ _MEASUREMENTS: tuple[Callable[[Setting, Findings], None], ...] = (
     measure_ray_workers,
     measure_takeover,
     measure_storm,
+    measure_simulation,
 )
 
 

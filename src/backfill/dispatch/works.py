@@ -85,12 +85,15 @@ class Works:
         `places`: requests that the engines are given at once.
         """
         lines: Counter[str] = Counter()
+        due: list[tuple[int, int]] = []
         for work in self._works.values():
             if not work.is_done:
                 batch = work.turn.batch
                 unopened = batch.counts.total // max(1, batch.slices)
-                lines[batch.owner] += unopened if work.opened is None else work.opened.lines_left
-        return Stock(lines, max(2 * places, round(_STOCK_S * lines_per_s)))
+                left = unopened if work.opened is None else work.opened.lines_left
+                lines[batch.owner] += left
+                due.append((batch.deadline_at_ms, left))
+        return Stock(lines, max(2 * places, round(_STOCK_S * lines_per_s)), due)
 
     def count_lacking(self, batch: Batch, feeders: Collection[Feeder]) -> int:
         """How many further slices of a batch that was cut to take now, so that none of these runs dry."""

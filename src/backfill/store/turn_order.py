@@ -72,6 +72,7 @@ _IN_ROUND_SQL = """
         ORDER BY priority DESC, deadline_at_ms, created_at_ms, id LIMIT 1
     )
 """
+_LOCK_SQL = " FOR UPDATE SKIP LOCKED"
 # The same for PostgreSQL, which limits no recursion from within, but carries it no further than it is read. What
 # another process is about to take is passed over, and what is found is ours until the transaction ends. The whole order
 # of the index is named, or another one is taken that has owners in order too, and the rows of all that ever were.
@@ -135,10 +136,12 @@ class _Looks(NamedTuple):
 
 
 @functools.lru_cache
-def _make_looks(dialect: str, *, passes_over: bool) -> _Looks:
-    """With `passes_over` none of them gives batches of a list `besides`."""
+def _make_looks(dialect: str, *, passes_over: bool, locks: bool) -> _Looks:
+    """With `passes_over` none of them gives batches of a list `besides`; with `locks` those that are given are kept."""
     in_round = _IN_ROUND_UNTAKEN_SQL if dialect == "postgresql" else _IN_ROUND_SQL
-    due, of_owner = _DUE_UNTAKEN, _OF_OWNER_UNTAKEN
+    due, of_owner = (_DUE_UNTAKEN, _OF_OWNER_UNTAKEN) if locks else (BATCHES_IN_STATE, _OF_OWNER)
+    if not locks:
+        in_round = in_round.replace(_LOCK_SQL, "")
     if passes_over:
         free = "(holder IS NULL OR lease_until_ms < :free_at)"
         in_round = in_round.replace(free, f"{free} AND {_BESIDES[dialect]}")
@@ -159,6 +162,8 @@ class Wanted(NamedTuple):
     """How many owners are seen."""
     most: int
     """How many of those that are due first."""
+    turns: int
+    """How many are to be taken: where so many owners are seen, one batch of each will do."""
     besides: tuple[str, ...] = ()
     """Ids of batches that are passed over, so that they hide no others."""
 
@@ -174,20 +179,20 @@ Choose = Callable[[Sequence[Batch], Sequence[Batch]], list[Batch]]
 """Of the batches that are due first, and of those that are next in their owners' round, those to be taken."""
 
 
-def find_next(connection: Connection, wanted: Wanted) -> tuple[list[Batch], list[Batch]]:
+def find_next(connection: Connection, wanted: Wanted, *, locks: bool = False) -> tuple[list[Batch], list[Batch]]:
     """`most` that are due first; and those that are next if the owners take turns, from behind `after` on.
 
-    On PostgreSQL without those that another transaction is about to take, and locked until this one ends.
+    With `locks`, on PostgreSQL, without those that another transaction is about to take, and kept until this one ends.
     """
-    looks, besides = _choose_looks(connection, wanted)
+    looks, besides = _choose_looks(connection, wanted, locks=locks)
     values = {"in_state": wanted.state, "free_at": wanted.free_at_ms, "due_at": LATEST_MS, "most": wanted.most}
     due_first = connection.execute(looks.due, values | besides).all()
-    return [*map(to_batch, due_first)], [*map(to_batch, _find_in_round(connection, wanted))]
+    return [*map(to_batch, due_first)], [*map(to_batch, _find_in_round(connection, wanted, locks=locks))]
 
 
 def claim_next(connection: Connection, wanted: Wanted, choose: Choose, lease: Lease) -> list[Claimed]:
     """What is chosen of these, leased; of a batch that was cut its next slice, if one is free."""
-    chosen = choose(*find_next(connection, wanted))
+    chosen = choose(*find_next(connection, wanted, locks=True))
     whole = [batch for batch in chosen if not batch.slices]
     if whole:
         connection.execute(_LEASE, {"chosen": [batch.id for batch in whole]} | lease._asdict())
@@ -200,21 +205,21 @@ def claim_next(connection: Connection, wanted: Wanted, choose: Choose, lease: Le
     return claimed
 
 
-def _choose_looks(connection: Connection, wanted: Wanted) -> tuple[_Looks, dict[str, str]]:
+def _choose_looks(connection: Connection, wanted: Wanted, *, locks: bool) -> tuple[_Looks, dict[str, str]]:
     """The statements, and what those of them that pass over batches need beside their own values."""
-    looks = _make_looks(connection.dialect.name, passes_over=bool(wanted.besides))
+    looks = _make_looks(connection.dialect.name, passes_over=bool(wanted.besides), locks=locks)
     return looks, {"besides": msgspec.json.encode(wanted.besides).decode()} if wanted.besides else {}
 
 
-def _find_in_round(connection: Connection, wanted: Wanted) -> Sequence[Row[Any]]:
-    """The first batch of each of the owners; if these are fewer than `most`, more of each, about as many in all."""
+def _find_in_round(connection: Connection, wanted: Wanted, *, locks: bool) -> Sequence[Row[Any]]:
+    """The first batch of each of the owners; if these are fewer than `turns`, more of each, about as many in all."""
     values = {"in_state": wanted.state, "free_at": wanted.free_at_ms, "after": wanted.after, "most": wanted.owners}
-    looks, besides = _choose_looks(connection, wanted)
+    looks, besides = _choose_looks(connection, wanted, locks=locks)
     values |= besides
     heads = connection.execute(looks.in_round, values).all()
-    if not heads or len(heads) >= min(wanted.owners, wanted.most):
+    if not heads or len(heads) >= min(wanted.owners, wanted.turns):
         return heads
-    each = -(-wanted.most // len(heads))
+    each = -(-wanted.turns // len(heads))
     of_owner = [values | {"of_owner": head.owner, "most": each} for head in heads]
     found = [connection.execute(looks.of_owner, each_owner).all() for each_owner in of_owner]
     # One of each before a second of anyone.

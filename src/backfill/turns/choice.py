@@ -15,17 +15,32 @@ _TURNS_PER_FREE_PLACE = 2
 _PRESSED_SHARE = 0.25
 _PRESSED_TIMES = 2.0
 _OWNERS_PASSED_OVER = 16
+# Where others take turns too, and the engines have enough, a look is for owners who have nothing here, and is to cost
+# little: a thousand workers look once a second. What one look does not see, the next one does.
+_SEEN_AT_ONCE = 8
 
 
 class Stock(NamedTuple):
     """What one process has of those batches that others could have instead.
 
-    Of an owner of whom enough is here no further batch is chosen, unless it is pressed.
+    Of an owner of whom enough is here no further batch is chosen, unless it is pressed; and none that is pressed where
+    enough is here that is due before it.
     """
 
     lines: Mapping[str, int]
     """Owner -> lines of his that are left in open turns."""
     enough: int
+    due: Sequence[tuple[int, int]] = ()
+    """Deadline and lines that are left of each open turn."""
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the engines have enough, whoever's it is."""
+        return sum(self.lines.values()) >= self.enough
+
+    def count_due(self, deadline_at_ms: int) -> int:
+        """Lines that are due by then, and so go before those of a batch with that deadline."""
+        return sum(lines for due_at_ms, lines in self.due if due_at_ms <= deadline_at_ms)
 
 
 class Choice:
@@ -44,8 +59,12 @@ class Choice:
 
         `stock`: what is enough, where others take turns too; None: nobody else does.
         """
+        self.most = min(room, _SEEN_AT_ONCE) if stock is not None and stock.is_enough else room
+        """So many are looked for at once."""
         self.last_owner: str | None = None
         """Whose turn it was last, or who was seen last if it was nobody's; None: nobody was seen."""
+        self._stock = stock
+        self._due: list[tuple[int, int]] = []
         self._room = room
         self._now_ms = now_ms
         self._lines_per_s = lines_per_s
@@ -57,7 +76,12 @@ class Choice:
     @property
     def owners_to_see(self) -> int:
         """Those who have their part already must not hide the others; what one look does not see, the next one does."""
-        return self._room + min(_OWNERS_PASSED_OVER, sum(not self._may_have(owner) for owner in self._held))
+        return self.most + min(_OWNERS_PASSED_OVER, sum(not self._may_have(owner) for owner in self._held))
+
+    @property
+    def due_to_see(self) -> int:
+        """Those of which there is a turn already must not hide the others."""
+        return self.most if self._stock is None else min(self._room, self.most + len(self._taken))
 
     def choose(
         self, due_first: Sequence[Batch], in_round: Sequence[Batch], *, deadlines_first: bool = True
@@ -82,12 +106,16 @@ class Choice:
             self._taken.add(batch.id)
             self._held[batch.owner] += 1
             # Of one that was cut it is one slice.
-            self._lines[batch.owner] += batch.counts.total // max(1, batch.slices)
+            lines = batch.counts.total // max(1, batch.slices)
+            self._lines[batch.owner] += lines
+            self._due.append((batch.deadline_at_ms, lines))
         return chosen
 
     def _find(self, row: Sequence[Batch], *, is_pressed: bool) -> Batch | None:
         for batch in row:
-            if batch.id not in self._taken and (is_pressed or self._may_have(batch.owner)):
+            if batch.id in self._taken:
+                continue
+            if self._may_have_pressed(batch) if is_pressed else self._may_have(batch.owner):
                 if not is_pressed:
                     self.last_owner = batch.owner
                 return batch
@@ -96,6 +124,12 @@ class Choice:
     def _may_have(self, owner: str) -> bool:
         has_enough = self._lines[owner] >= self._lines_enough
         return not has_enough and self._held[owner] < max(1, _TURNS_PER_FREE_PLACE * self._room)
+
+    def _may_have_pressed(self, batch: Batch) -> bool:
+        if self._stock is None:
+            return True
+        chosen = sum(lines for due_at_ms, lines in self._due if due_at_ms <= batch.deadline_at_ms)
+        return self._stock.count_due(batch.deadline_at_ms) + chosen < self._lines_enough
 
     def _is_pressed(self, batch: Batch) -> bool:
         left_ms = batch.deadline_at_ms - self._now_ms

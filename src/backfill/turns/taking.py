@@ -26,16 +26,40 @@ class Taking:
         self._deadlines_first = True
 
     async def take(
-        self, room: int, now: int, begin_choice: Callable[[], Choice], besides: Collection[str] = ()
+        self,
+        now: int,
+        begin_choice: Callable[[], Choice],
+        besides: Collection[str] = (),
+        *,
+        looks_first: bool = False,
     ) -> list[Turn]:
-        """Up to `room` turns, on batches of which nobody holds one at that time; `begin_choice` says which.
+        """Turns, on batches of which nobody holds one at that time; `begin_choice` says which.
 
-        `besides`: ids of batches that are not even looked at.
+        `besides`: ids of batches that are not even looked at. `looks_first`: nothing is written, nor held up, unless
+        there is something to be taken.
         """
-        owners = begin_choice().owners_to_see
-        wanted = Wanted(State.IN_PROGRESS, now, self._last_owner, owners, room, tuple(besides))
-        take = self._take_at_once if self._metadata.database.many_writers else self._take_one_by_one
-        return await take(wanted, begin_choice)
+        choice = begin_choice()
+        wanted = Wanted(
+            State.IN_PROGRESS,
+            now,
+            self._last_owner,
+            choice.owners_to_see,
+            choice.due_to_see,
+            choice.most,
+            tuple(besides),
+        )
+        if not self._metadata.database.many_writers:
+            return await self._take_one_by_one(wanted, begin_choice)
+        if looks_first and not await self._finds_any(wanted, choice):
+            return []
+        return await self._take_at_once(wanted, begin_choice)
+
+    async def _finds_any(self, wanted: Wanted, choice: Choice) -> bool:
+        due_first, in_round = await self._metadata.find_next(wanted)
+        if choice.choose(due_first, in_round, deadlines_first=self._deadlines_first):
+            return True
+        self._note_choice(choice)
+        return False
 
     async def _take_at_once(self, wanted: Wanted, begin_choice: Callable[[], Choice]) -> list[Turn]:
         """Find, choose and lease in one transaction, in which other processes pass over what is found."""

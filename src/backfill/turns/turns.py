@@ -170,7 +170,9 @@ class Turns(Endings):
         def begin_choice() -> Choice:
             return Choice(held, room, now, lines_per_s, besides=besides, stock=stock)
 
-        return await self._taking.take(room, now, begin_choice, passed_over)
+        # Whoever has some already finds nothing as a rule, and that must cost the writers of all processes nothing.
+        looks_first = stock is not None and bool(open_turns)
+        return await self._taking.take(now, begin_choice, passed_over, looks_first=looks_first)
 
     async def take_slices(self, batch: Batch, most: int, besides: Collection[int]) -> list[Turn]:
         """Lease up to `most` further slices of a batch that this holder works on, none of `besides`.
@@ -213,7 +215,10 @@ class Turns(Endings):
         gather = {state: free | {"state": advance(state, Event.DRAIN), "closing_at_ms": now} for state in HELD}
         if turn.slice_number:
             is_last = await self._give_back_slice(turn, gather if drained else None, is_fenced=is_fenced)
-            self._ring()
+            if is_last or not drained:
+                # Of other slices that are through there is nothing for anybody to do: of a thousand workers each would
+                # look a hundred times a second.
+                self._ring()
             return is_last
         for state in HELD if drained else ():
             if await self._metadata.change_batch(turn.batch.id, state=state, epoch=turn.epoch, values=gather[state]):

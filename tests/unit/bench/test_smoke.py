@@ -32,6 +32,7 @@ OF_THE_SERVICE = (
     "ray_",
     "takeover_",
     "storm_",
+    "sim_",
 )
 """The beginnings of keys that other parts measure, each with a smaller test of its own."""
 
@@ -73,9 +74,9 @@ def test_the_measurements_on_null_engines_run() -> None:
 @pytest.mark.timeout(600)
 def test_the_measurements_on_databases_and_on_ray_run() -> None:
     report = measure("scale", lines=300, timeout_s=540)
-    beginnings = ("claim_", "rows_postgres_", "workers_", "remote_store_", "ray_", "takeover_", "storm_")
+    beginnings = ("claim_", "rows_postgres_", "workers_", "remote_store_", "ray_", "takeover_", "storm_", "sim_")
     measured = {key for key in KEYS if key.startswith(beginnings)}
-    assert len(measured) == 11
+    assert len(measured) == 14
     assert {key for key in measured if report[key] is None} == set()
     assert (report["storm_lost"], report["storm_doubled"], report["storm_redone_finished"]) == (0, 0, 0)
 

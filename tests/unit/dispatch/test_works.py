@@ -134,3 +134,14 @@ def test_slices_of_one_batch_are_one_batch() -> None:
 def test_nothing_is_lacking_where_there_is_plenty() -> None:
     assert count_lacking_lines(1000, 10, 100.0, 0) == 0
     assert count_lacking_lines(0, 0, 0.0, 0) > 0
+
+
+def test_what_is_here_is_told_by_owner_and_by_deadline() -> None:
+    world = World(make_batch())
+    world.add(opened=False)
+    world.add().opened = SimpleNamespace(lines_left=30)  # type: ignore[assignment]
+    world.add(opened=False).is_done = True
+    stock = world.works.take_stock(8, 5.0)
+    assert (stock.lines, stock.enough) == ({"o": 130}, 50)
+    assert stock.is_enough
+    assert (stock.count_due(1), stock.count_due(2)) == (0, 130)

@@ -180,11 +180,11 @@ async def test_the_next_turn_is_found_by_the_index_and_in_its_order(metadata: Me
 async def test_an_owner_s_next_turn_is_found_without_reading_the_rows_of_others(
     metadata: Metadata, rows: RowsPlace, *, passes_over: bool
 ) -> None:
-    assert await metadata.find_next(Wanted(State.IN_PROGRESS, 1, "", 1, 1)) == ([], [])
+    assert await metadata.find_next(Wanted(State.IN_PROGRESS, 1, "", 1, 1, 1)) == ([], [])
     await add_waiting(metadata, 1000)
     values = {"in_state": "in_progress", "free_at": 1, "after": "", "most": 1}
     values |= {"besides": '["batch-1"]'} if passes_over else {}
-    look = _make_looks(rows.name, passes_over=passes_over).in_round
+    look = _make_looks(rows.name, passes_over=passes_over, locks=True).in_round
     if rows.name == "sqlite":
         steps = rows.explain(look, values)
         looks = [step for step in steps if "batches" in step]
@@ -205,7 +205,7 @@ async def test_owners_take_turns_and_of_each_the_highest_priority_is_first_then_
     await metadata.change_batch("batch-3", values={"holder": "h", "lease_until_ms": 500})
 
     async def find(after: str, most: int, free_at_ms: int = 400) -> list[str]:
-        _, found = await metadata.find_next(Wanted(State.IN_PROGRESS, free_at_ms, after, most, most))
+        _, found = await metadata.find_next(Wanted(State.IN_PROGRESS, free_at_ms, after, most, most, most))
         return [batch.id.removeprefix("batch-") for batch in found]
 
     assert await find("", 1) == ["2"]
@@ -214,7 +214,7 @@ async def test_owners_take_turns_and_of_each_the_highest_priority_is_first_then_
     assert await find("a", 2) == ["5", "2"]
     assert await find("", 3, free_at_ms=501) == ["2", "3", "5"]
     assert await find("b", 6) == ["5", "2", "4", "1", "0"]
-    assert await metadata.find_next(Wanted(State.VALIDATING, 1, "", 5, 5)) == ([], [])
+    assert await metadata.find_next(Wanted(State.VALIDATING, 1, "", 5, 5, 5)) == ([], [])
 
 
 async def test_no_more_are_found_than_asked_for(metadata: Metadata) -> None:

@@ -214,7 +214,7 @@ async def assert_all_is_there(opened: Metadata, newer: dict[str, Any]) -> None:
         "waiting": waiting,
         "ended": ended,
     }
-    assert await opened.find_next(Wanted(State.IN_PROGRESS, 5, "", 1, 1)) == ([waiting], [waiting])
+    assert await opened.find_next(Wanted(State.IN_PROGRESS, 5, "", 1, 1, 1)) == ([waiting], [waiting])
     found = await BatchSearch(opened.database).find(BatchFilter(text="old"), limit=9)
     assert [batch.id for batch in found] == ["waiting"]
     claims = await opened.database.look(Reservations.read_claims)

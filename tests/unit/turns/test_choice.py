@@ -60,7 +60,7 @@ def test_beside_others_an_owner_of_whom_enough_is_here_gets_no_more() -> None:
     assert Counter(batch.owner for batch in taken) == {"a": 1, "b": 2}
     # Owners who have enough must not hide the others.
     full = Choice(taken, PLACES - 3, NOW_MS, 0.0, stock=Stock({"a": 250, "b": 200}, 200))
-    assert full.owners_to_see == PLACES - 3 + 2
+    assert full.owners_to_see == 8 + 2
     assert full.choose([], waiting[4:]) == []
 
 
@@ -68,6 +68,26 @@ def test_what_is_pressed_for_time_is_taken_however_much_is_here() -> None:
     pressed = make_batch(0, "a", left_ms=HOUR_MS)
     choice = Choice([], PLACES, NOW_MS, 0.0, stock=Stock({"a": 1000}, 200))
     assert choice.choose([pressed], [make_batch(1, "a"), pressed]) == [pressed]
+
+
+def test_what_is_pressed_is_left_to_others_where_enough_is_here_that_goes_before_it() -> None:
+    pressed = [make_batch(number, "b", left_ms=HOUR_MS + number, lines=100) for number in range(3)]
+    sooner, later = NOW_MS + HOUR_MS - 1, NOW_MS + 2 * HOUR_MS
+
+    def choose(*due: tuple[int, int]) -> list[Batch]:
+        return Choice([], PLACES, NOW_MS, 0.0, stock=Stock({"a": 200}, 200, due)).choose(pressed, [])
+
+    assert choose((sooner, 200)) == []
+    assert choose((later, 200)) == pressed[:2]
+    assert choose((sooner, 100), (later, 100)) == pressed[:1]
+
+
+def test_a_look_for_others_is_small_where_enough_is_here() -> None:
+    supplied, hungry = (Choice([], PLACES, NOW_MS, 0.0, stock=Stock({"a": lines}, 200)) for lines in (200, 199))
+    assert (supplied.most, hungry.most) == (8, PLACES)
+    held = [make_batch(number, "a") for number in range(5)]
+    # Those that are open here are found too, as long as slices of theirs are free.
+    assert Choice(held, PLACES - 5, NOW_MS, 0.0, stock=Stock({"a": 200}, 200)).due_to_see == 8 + 5
 
 
 def test_who_is_pressed_for_time_gets_every_second_place() -> None:

@@ -12,7 +12,7 @@ from backfill.config import LimitsConfig
 from backfill.errors import TurnLost
 from backfill.index import Survey
 from backfill.store import Metadata, Slices
-from backfill.turns import BatchRequest, Company, Duties, Turn, Turns
+from backfill.turns import BatchRequest, Company, Duties, Stock, Turn, Turns
 from tests.support.rows import RowsPlace
 from tests.unit.turns.test_turns import CHAT, HOUR_MS, Clock
 
@@ -120,6 +120,40 @@ async def test_two_processes_share_a_batch_until_none_of_its_slices_is_free(worl
     assert await world.other.take(9) == []
     assert await world.other.take_slices(second.batch, 9, [2]) == []
     assert await world.one.still_running([first, second]) == {first.name, second.name}
+
+
+async def test_who_has_something_writes_nothing_unless_there_is_more_for_him(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = await world.start()
+    (mine,) = await world.one.take(9)
+    second = await world.start(owner="p")
+    claims: list[object] = []
+    claim = Metadata.claim
+
+    async def note(metadata: Metadata, wanted: Any, *more: Any) -> Any:
+        claims.append(wanted)
+        return await claim(metadata, wanted, *more)
+
+    monkeypatch.setattr(Metadata, "claim", note)
+    stock = Stock({"o": 50, "p": 50}, 50)
+    assert await world.one.take(9, [mine], stock=stock) == []
+    assert claims == []
+    (more,) = await world.one.take(9, [mine], stock=Stock({"o": 50}, 50))
+    assert (mine.batch.id, more.batch.id) == (first, second)
+    assert len(claims) == world.metadata.database.many_writers
+
+
+async def test_a_slice_that_is_through_rings_no_bell_until_it_is_the_last(world: World) -> None:
+    await world.start()
+    turns = await world.take_all(world.one)
+    rung: list[int] = []
+    world.one.ring_bells = lambda: rung.append(1)  # type: ignore[method-assign]
+    for turn in turns[:-1]:
+        await world.one.give_back(turn, drained=True)
+    assert rung == []
+    await world.one.give_back(turns[-1], drained=True)
+    assert rung == [1]
 
 
 async def test_a_slice_that_is_given_back_is_free_at_once_and_has_a_new_epoch(world: World) -> None:

@@ -1,0 +1,1 @@
+"""A whole installation on a virtual clock: real rows, turns and scaler; simulated engines."""
