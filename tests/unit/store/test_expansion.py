@@ -218,7 +218,7 @@ async def test_an_index_that_was_left_half_made_is_made_anew(
 async def test_statements_that_are_prepared_bear_a_new_column(postgres_rows: PostgresRows) -> None:
     """Those of the next turn too, which PostgreSQL would otherwise refuse: their plan has another result."""
     metadata = await Metadata.open(postgres_rows.make_driver())
-    wanted = Wanted(State.IN_PROGRESS, 5, "", 1, 1)
+    wanted = Wanted(State.IN_PROGRESS, 5, "", 1, 1, 1)
     for _ in range(12):
         await metadata.find_next(wanted)
     prepared = await metadata.database.read(text("SELECT statement FROM pg_prepared_statements"))
