@@ -2,7 +2,8 @@
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
 
 from backfill.scaler import Phase, Placed, Placement
 from bench.simulated.fleet.worker import SimulatedWorker
@@ -81,7 +82,7 @@ class SimulatedCluster:
             self._note_up(-1)
         self._phases[placement] = Phase.ENDED
 
-    def _do(self, errand: "asyncio.Future[None]") -> None:
-        task = asyncio.ensure_future(errand)
+    def _do(self, errand: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(errand)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -7,8 +7,9 @@ as `dispatch.Dispatcher` does it: when it looks for turns, what it holds already
 import asyncio
 import math
 import random
-from collections import Counter
-from typing import TYPE_CHECKING
+from collections import defaultdict
+from collections.abc import Coroutine
+from typing import TYPE_CHECKING, Any
 
 from backfill.batch import Batch
 from backfill.dispatch.fair_share import Demand, FairShare, find_endangered
@@ -61,7 +62,7 @@ class SimulatedWorker:
         self.may_hold_until_s = math.inf
         self.held: dict[str, OpenTurn] = {}
         """Name of a turn -> it; those whose last lines are with the engine are not among them any more."""
-        self.lines_of: Counter[str] = Counter()
+        self.lines_of: defaultdict[str, float] = defaultdict(float)
         """Owner -> lines of his that are here and not sent."""
         self._fleet = installation
         self._settings = installation.settings
@@ -379,7 +380,7 @@ class SimulatedWorker:
                 with of_kind(Kind.RENEWAL):
                     await self.turns.renew(held)
 
-    def _do(self, errand: "asyncio.Future[None]") -> None:
-        task = asyncio.ensure_future(errand)
+    def _do(self, errand: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(errand)
         self._errands.add(task)
         task.add_done_callback(self._errands.discard)
