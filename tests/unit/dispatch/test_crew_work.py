@@ -118,6 +118,15 @@ async def cut(metadata: Metadata, batch: Batch, slices: int, drained: int) -> Ba
     return await metadata.get_batch(batch.id)
 
 
+def make_work() -> WorkLeft:
+    """A hundred lines, each guessed to need 10 tokens of a prompt and 50 of an answer."""
+    columns = {"models": array("I", [0] * 100), "answer_tokens": array("I", [50] * 100)}
+    columns["token_estimates"] = array("I", [60] * 100)
+    work = WorkLeft(cast("Any", type("Index", (), columns)), {0: Need(1000, 5000)})
+    work.set_pool(0, frozenset({"gpu"}))
+    return work
+
+
 async def test_without_workers_nothing_is_said(make: Make, crew: Living, metadata: Metadata) -> None:
     batch = make_batch("one", 1000)
     await metadata.add_batch(batch)
@@ -145,10 +154,7 @@ async def test_it_is_what_the_worker_itself_would_say(make: Make, crew: Living, 
     for now_s in range(60):
         tally.add(make_replies(Usage(20, 70), 1.0))
         pace.tick(float(now_s), 1, is_full=True)
-    columns = {"models": array("I", [0] * 100), "answer_tokens": array("I", [50] * 100)}
-    columns["token_estimates"] = array("I", [60] * 100)
-    work = WorkLeft(cast("Any", type("Index", (), columns)), {0: Need(1000, 5000)})
-    work.set_pool(0, frozenset({"gpu"}))
+    work = make_work()
     at_work = make_batch("at-work", 5000)
     waiting = make_batch("waiting", 3000, created_at_ms=NOW_MS + 1)
     for batch in (at_work, waiting):
@@ -234,3 +240,21 @@ async def test_an_alias_and_an_engine_that_takes_any_model(make: Make, crew: Liv
     assert await find_s(make(), named) == pytest.approx(10, abs=0.1)
     crew.living = [tell("one", offers={"gpu": Offer(("*",), ("/v1/embeddings",))})]
     assert await find_s(make(), named) is None
+
+
+def test_a_worker_tells_of_whole_batches_and_of_slices_apart() -> None:
+    whole, sliced, told = make_batch("whole", 5000), make_batch("cut", 50_000, slices=9), ToldWork()
+    done = make_work()
+    for line in range(100):
+        done.note(line, Usage(10, 25))
+    turns = [(Turn(whole, 1), done), *((Turn(sliced, 1, slice_number=number), make_work()) for number in (3, 7))]
+    report = told.add(WorkerReport(any_model_at=("x",)), turns)
+    assert report.any_model_at == ("x",)
+    assert report.work_left == {"whole": (0.0, 0.0)}
+    ((name, (slices, prompt_tokens, completion_tokens)),) = report.slice_work.items()
+    assert (name, slices) == ("cut", 2)
+    # Of slices on which nothing is done yet what other lines came to tells: half of what was guessed.
+    assert (prompt_tokens, completion_tokens) == (pytest.approx(2000, rel=0.1), pytest.approx(5000, rel=0.1))
+    assert report.ratios == {"gpu": (pytest.approx(1, rel=0.1), pytest.approx(0.5, rel=0.1))}
+    # And is still known when none is worked on.
+    assert told.add(WorkerReport(), []).ratios == report.ratios
