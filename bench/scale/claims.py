@@ -1,7 +1,14 @@
-"""How long it takes to choose the next turn and to lease it, with many batches waiting, on each database."""
+"""How long it takes to choose the next turn and to lease it, with many batches waiting, on each database.
+
+Beside SQLite's figure stands its floor in the same run: one statement by key and its commit, without anything of ours.
+A claim must be on disk before work begins, so none can take less than the disk takes for that.
+"""
 
 import asyncio
+import sqlite3
 import time
+from contextlib import closing
+from pathlib import Path
 from statistics import median
 
 import msgspec
@@ -31,11 +38,14 @@ def measure_claims(setting: Setting, findings: Findings) -> None:
     repeats = setting.count_repeats(_REPEATS)
     with PostgresServer(parent=setting.folder.parent, is_durable=True) as server:
         for number in range(repeats):
-            sqlite_ms = asyncio.run(_claim(SqliteDriver(setting.make_folder() / "claims.db"), waiting))
+            path = setting.make_folder() / "claims.db"
+            sqlite_ms = asyncio.run(_claim(SqliteDriver(path), waiting))
+            floor_ms = _measure_floor(path)
             postgres_ms = asyncio.run(_claim(PostgresDriver(server.make_database(f"claims-{number}")), waiting))
             findings.add(claim_ms_sqlite=sqlite_ms, claim_ms_postgres=postgres_ms)
             tell(
                 f"claims, run {number + 1} of {repeats}: SQLite {sqlite_ms:.2f} ms, PostgreSQL {postgres_ms:.2f} ms "
+                f"(bare SQLite on this disk {floor_ms:.2f} ms), "
                 f"with {waiting} waiting"
             )
 
@@ -56,6 +66,22 @@ async def _claim(driver: Driver, waiting: int) -> float:
         return 1000 * median(took_s)
     finally:
         await metadata.close()
+
+
+def _measure_floor(path: Path) -> float:
+    """The median in milliseconds of a bare update of one row, committed to disk as ours are."""
+    update = "UPDATE batches SET holder = 'bare', lease_until_ms = 1, epoch = epoch + 1 WHERE id = ?"
+    took_s = []
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA synchronous=FULL")
+        ids = connection.execute("SELECT id FROM batches LIMIT ?", (_CLAIMS,)).fetchall()
+        for each in ids:
+            started_s = time.perf_counter()
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(update, each)
+            connection.execute("COMMIT")
+            took_s.append(time.perf_counter() - started_s)
+    return 1000 * median(took_s)
 
 
 def _write(connection: Connection, rows: list[dict[str, object]]) -> None:

@@ -270,7 +270,7 @@ class Metadata:
     async def claim(self, wanted: Wanted, choose: Choose, lease: Lease) -> list[Claimed]:
         """What `choose` takes of what `find_next` gives, leased in the same transaction.
 
-        For databases that lock rows: what another process is about to take is not seen, so nobody is in nobody's way.
+        Where rows are locked, what another process is about to take is not seen, so that nobody is in anybody's way.
         """
         return await self._database.write(lambda connection: claim_next(connection, wanted, choose, lease), alone=False)
 

@@ -1,12 +1,10 @@
 """How turns are taken: which batches wait, which of them are chosen, and who has them from then on."""
 
-import asyncio
 from collections.abc import Callable, Collection, Sequence
 
 import msgspec
 
 from backfill.batch import Batch, State
-from backfill.errors import StoreUnavailable
 from backfill.store import Claimed, Lease, Metadata, Slices, Wanted
 from backfill.turns.choice import Choice
 from backfill.turns.turn import Turn
@@ -24,6 +22,7 @@ class Taking:
         self._lease_ms = lease_ms
         self._last_owner = ""
         self._deadlines_first = True
+        self._has_found = False
 
     async def take(
         self,
@@ -48,13 +47,17 @@ class Taking:
             choice.most,
             tuple(besides),
         )
-        if not self._metadata.database.many_writers:
-            return await self._take_one_by_one(wanted, begin_choice)
-        if looks_first and not await self._finds_any(wanted, choice):
+        # Where one writes at a time, a look that finds nothing must keep nobody from writing. If something was found
+        # the last time it mostly is again, and to look twice would take as long as all the rest.
+        is_likely = self._metadata.database.many_writers or self._has_found
+        if (looks_first or not is_likely) and not await self._sees_any(wanted, choice):
+            self._has_found = False
             return []
-        return await self._take_at_once(wanted, begin_choice)
+        turns = await self._take_at_once(wanted, begin_choice)
+        self._has_found = bool(turns)
+        return turns
 
-    async def _finds_any(self, wanted: Wanted, choice: Choice) -> bool:
+    async def _sees_any(self, wanted: Wanted, choice: Choice) -> bool:
         due_first, in_round = await self._metadata.find_next(wanted)
         if choice.choose(due_first, in_round, deadlines_first=self._deadlines_first):
             return True
@@ -62,7 +65,7 @@ class Taking:
         return False
 
     async def _take_at_once(self, wanted: Wanted, begin_choice: Callable[[], Choice]) -> list[Turn]:
-        """Find, choose and lease in one transaction, in which other processes pass over what is found."""
+        """Find, choose and lease in one transaction; where others write beside it, they pass over what is found."""
         choice = begin_choice()
 
         def choose(due_first: Sequence[Batch], in_round: Sequence[Batch]) -> list[Batch]:
@@ -75,28 +78,6 @@ class Taking:
         taken = await self._metadata.claim(wanted, choose, lease)
         self._note_choice(choice)
         return [_make_turn(claimed) for claimed in taken]
-
-    async def _take_one_by_one(self, wanted: Wanted, begin_choice: Callable[[], Choice]) -> list[Turn]:
-        choice = begin_choice()
-        due_first, in_round = await self._metadata.find_next(wanted)
-        free = choice.choose(due_first, in_round, deadlines_first=self._deadlines_first)
-        self._note_choice(choice)
-        until_ms = wanted.free_at_ms + self._lease_ms
-        take = (self._take_of(batch, wanted.free_at_ms, until_ms) for batch in free)
-        leased = await asyncio.gather(*take, return_exceptions=True)
-        taken = [turn for turns in leased if not isinstance(turns, BaseException) for turn in turns]
-        for failure in leased:
-            # With those that are taken nobody else would begin.
-            if isinstance(failure, BaseException) and not (taken and isinstance(failure, StoreUnavailable)):
-                raise failure
-        return taken
-
-    async def _take_of(self, batch: Batch, now: int, until_ms: int) -> list[Turn]:
-        """A turn on the batch, or on its next slice; none if others were first."""
-        if batch.slices:
-            return await self.take_slices(batch, now, until_ms, 1)
-        turn = await self.lease(batch, until_ms)
-        return [] if turn is None else [turn]
 
     async def take_slices(
         self, batch: Batch, now: int, until_ms: int, most: int, besides: Collection[int] = ()

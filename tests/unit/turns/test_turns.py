@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
+from sqlalchemy import Connection
 
 from backfill.batch import BatchProblem, Counts, Dialect, File, FileStatus, State
 from backfill.config import LimitsConfig
@@ -272,15 +273,35 @@ async def test_status_counts_and_files_become_visible_in_one_write(world: World)
         await world.turns.create(BatchRequest("o", CHAT, "file-out"))
 
 
-async def test_what_was_taken_before_a_failure_is_not_forgotten(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_a_look_takes_is_taken_as_a_whole_or_not_at_all(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("backfill.store.database._CHANGES_AT_ONCE", 1)
     ids = {await world.start() for _ in range(3)}
-    with failing("metadata.begin", first=2):
-        taken = await world.turns.take(9)
-    # Where several processes take turns, a look takes all in one transaction, which is made or not.
-    assert len(taken) == (3 if world.metadata.database.many_writers else 2)
-    others = await world.turns.take(9, taken)
-    assert {turn.batch.id for turn in (*taken, *others)} == ids
+    with failing("metadata.before_commit"), pytest.raises(StoreUnavailable):
+        await world.turns.take(9)
+    taken = await world.turns.take(9)
+    assert {turn.batch.id: turn.epoch for turn in taken} == dict.fromkeys(ids, 1)
+
+
+async def test_a_look_that_finds_nothing_keeps_nobody_from_writing(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = []
+    begin = world.metadata.database.driver.begin
+
+    def note(connection: Connection, *, alone: bool) -> None:
+        begun.append(alone)
+        begin(connection, alone=alone)
+
+    await world.start()
+    assert len(await world.turns.take(9)) == 1
+    monkeypatch.setattr(world.metadata.database.driver, "begin", note)
+    # The last one behind those that found something; then none, but where it is in nobody's way.
+    for _ in range(4):
+        assert await world.turns.take(9) == []
+    assert len(begun) == (4 if world.metadata.database.many_writers else 1)
+    assert not (world.metadata.database.many_writers and any(begun))
 
 
 async def test_a_lease_that_nobody_works_on_runs_out(world: World) -> None:
