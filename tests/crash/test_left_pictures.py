@@ -5,6 +5,7 @@ import base64
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,12 @@ class Site:
         """Both tell of themselves, and one ends."""
         for model, worker in self.workers.items():
             stack.enter_context(worker)
-            self.company.wait_until(
-                lambda model=model: self.company.run(
-                    "SELECT 1 FROM workers WHERE CAST(told AS TEXT) LIKE ?", f'%"{model}"%'
-                )  # type: ignore[misc]
-            )
+            self.company.wait_until(partial(self._has_told, model))
         self.workers["model-b"].terminate()
+
+    def _has_told(self, model: str) -> bool:
+        query = "SELECT 1 FROM workers WHERE CAST(told AS TEXT) LIKE ?"
+        return bool(self.company.run(query, f'%"{model}"%'))
 
     def create(self, pictures: PictureServer) -> str:
         """A batch whose lines ask about a picture each, of the models in turn; once it waits for a worker."""
