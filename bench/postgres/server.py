@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
@@ -90,6 +91,22 @@ class PostgresServer:
             self._process.send_signal(how)
             self._process.wait(_STOP_TIMEOUT_S)
             self._process = None
+
+    def freeze(self) -> None:
+        """Have it stand still with all that serves its connections: they hang, and do not break; `thaw` ends that."""
+        self._signal_all(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        self._signal_all(signal.SIGCONT)
+
+    def _signal_all(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        # First, so that it makes no more of them.
+        self._process.send_signal(number)
+        for pid in _find_children(self._process.pid):
+            with suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def make_database(self, name: str) -> str:
         """The URL of a new database."""
@@ -172,6 +189,11 @@ def _find_programs(folder: Path, user: str | None) -> Path:
 
 def _may_enter(folder: Path, user: str | None) -> bool:
     return user is None or all(each.stat().st_mode & 0o005 == 0o005 for each in (folder, *folder.absolute().parents))
+
+
+def _find_children(parent: int) -> list[int]:
+    threads = Path(f"/proc/{parent}/task").iterdir()
+    return [int(pid) for thread in threads for pid in (thread / "children").read_text().split()]
 
 
 def _find_port() -> int:

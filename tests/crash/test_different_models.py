@@ -168,3 +168,21 @@ def test_what_waits_for_a_worker_is_cancelled_with_every_line_in_the_error_file(
     batch = client.wait_for_end(batch_id)
     assert [line["custom_id"] for line in site.read(batch, "output")] == [f"request-{n}" for n in range(0, LINES, 2)]
     assert [line["custom_id"] for line in site.read(batch, "error")] == [f"request-{n}" for n in range(1, LINES, 2)]
+
+
+@pytest.mark.parametrize("per_turn", [PER_TURN, "2000"])
+def test_what_waits_for_a_worker_ends_at_its_deadline_with_every_line_in_one_of_the_files(
+    tmp_path: Path, stack: ExitStack, per_turn: str
+) -> None:
+    # Some seven seconds.
+    window = {"limits__window_min_h": "0.001", "limits__window_h": "0.002"}
+    site = Site(tmp_path / "data", stack, dispatch__lines_per_turn=per_turn, **window)
+    site.begin("model-a", "model-b")
+    site.workers["model-b"].kill()
+    batch_id = site.create(["model-a", "model-b"])
+    assert "model-b" in site.wait_for_wait(batch_id)["message"]
+    batch = site.company.client.wait_for_end(batch_id)
+    assert batch["status"] == "EXPIRED"
+    assert [line["custom_id"] for line in site.read(batch, "output")] == [f"request-{n}" for n in range(0, LINES, 2)]
+    assert [line["custom_id"] for line in site.read(batch, "error")] == [f"request-{n}" for n in range(1, LINES, 2)]
+    site.check_engines(["model-a", "none"])

@@ -84,7 +84,7 @@ class Company:
     def find_told(self, worker: BackfillServer) -> dict[str, Any]:
         """What a worker told last of itself."""
         ((told,),) = self.run("SELECT told FROM workers WHERE pid = ?", worker.pid)
-        found: dict[str, Any] = json.loads(told)
+        found: dict[str, Any] = told if isinstance(told, dict) else json.loads(told)
         return found
 
     def run(self, statement: str, *values: object) -> list[Any]:
@@ -100,10 +100,27 @@ class Company:
             assert time.monotonic() < deadline, "it did not come to that"
             time.sleep(_POLL_S)
 
-    @staticmethod
-    def freeze(server: BackfillServer) -> None:
+    @classmethod
+    def freeze(cls, server: BackfillServer) -> None:
         """Have it stand still, as a machine does that is out of memory; `thaw` lets it go on."""
         os.kill(server.pid, signal.SIGSTOP)
+        cls.wait_until(lambda: server.is_frozen)
+
+    def freeze_between_writes(self, server: BackfillServer) -> None:
+        """As `freeze`, but not while it writes to SQLite: there it would hold up all others who write."""
+        self.freeze(server)
+        while not self._can_write():
+            self.thaw(server)
+            self.freeze(server)
+
+    def _can_write(self) -> bool:
+        with closing(sqlite3.connect(self.data_dir / "backfill.db", timeout=0.05, isolation_level=None)) as database:
+            try:
+                database.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            database.execute("ROLLBACK")
+            return True
 
     @staticmethod
     def thaw(server: BackfillServer) -> None:

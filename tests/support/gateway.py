@@ -59,6 +59,15 @@ class Gateway:
 
         self._run(change())
 
+    def cut(self) -> None:
+        """End all connections at once, as where a server fails over to another one; new ones are passed on."""
+
+        async def close() -> None:
+            for writer in list(self._open):
+                writer.transport.abort()
+
+        self._run(close())
+
     def _run(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(30)
 

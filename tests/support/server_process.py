@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support.plain_process import PlainProcess
-from tests.support.prepared_process import PreparedProcess
+from tests.support.prepared_process import CLOCK_OFFSET, PreparedProcess
 
 __all__ = ["BackfillServer"]
 
@@ -50,6 +50,10 @@ class BackfillServer:
         """The server's process id."""
         assert self._process is not None, "the server was not started"
         return self._process.pid
+
+    def shift_clock(self, offset_s: float) -> None:
+        """From its next start on its clock differs by so much from those of others."""
+        self._environment[CLOCK_OFFSET] = str(offset_s)
 
     def start(self, *, fault: str = "", expect_ready: bool = True) -> Self:
         """Start the process and wait until it answers; with `fault`, a point at which it dies (`store.faults`).
@@ -99,6 +103,12 @@ class BackfillServer:
     def is_running(self) -> bool:
         """Whether the process is there."""
         return self._process is not None and self._process.is_running
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether the process stands still."""
+        status = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8")
+        return status.rpartition(")")[2].split()[0] == "T"
 
     def _spawn(self, command: list[str], environment: dict[str, str]) -> PreparedProcess | PlainProcess:
         return PreparedProcess(command, environment)

@@ -1,8 +1,8 @@
-"""Named points at which a test can have the process die, as in a power cut, or fail, as on a full disk.
+"""Named points at which a test can have the process die, as in a power cut, stand still, or fail, as on a full disk.
 
-`BACKFILL_FAULT=segment.written:3` kills the process by SIGKILL the third time that it reaches `segment.written`;
-`failing` has a point of this process fail for a while. Without either a point costs one comparison. The points are
-listed in docs/journal.md.
+`BACKFILL_FAULT=segment.written:3` kills the process by SIGKILL the third time that it reaches `segment.written`, and
+`segment.written:3:SIGSTOP` has it stand still there until it is told to go on; `failing` has a point of this process
+fail for a while. Without any of these a point costs one comparison. The points are listed in docs/journal.md.
 """
 
 import errno
@@ -44,13 +44,14 @@ FAILING_POINTS = POINTS | {
 
 class _Death:
     def __init__(self, setting: str) -> None:
-        self.point, _, count = setting.partition(":")
+        self.point, count, number = [*setting.split(":"), "", ""][:3]
         self._left = int(count or 1)
+        self._signal = signal.Signals[number or "SIGKILL"]
 
     def strike(self) -> None:
         self._left -= 1
         if self._left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self._signal)
 
 
 class Failure:

@@ -15,6 +15,7 @@ from sqlalchemy import URL, Connection, Engine, NullPool, create_engine, event, 
 from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, NoSuchModuleError, OperationalError, SQLAlchemyError
 
 from backfill.errors import InvalidConfig, StoreUnavailable
+from backfill.store.hang_watch import HangWatch
 
 __all__ = ["PostgresDriver"]
 
@@ -58,6 +59,7 @@ class PostgresDriver:
         """`url`: "postgresql://user:password@host/database"; raises InvalidConfig if it is none."""
         self._url = _read_url(url)
         self._clock = _Clock()
+        self._hangs = HangWatch(self._is_silent, _refuse)
 
     @property
     def name(self) -> str:
@@ -97,9 +99,8 @@ class PostgresDriver:
         """See `Driver`: on a connection of its own."""
         import psycopg  # noqa: PLC0415 - an extra, which may not be installed
 
-        address = self._url.set(drivername="postgresql").render_as_string(hide_password=False)
         try:
-            async with await psycopg.AsyncConnection.connect(address, autocommit=True, **_NETWORK) as connection:
+            async with await psycopg.AsyncConnection.connect(self._address, autocommit=True, **_NETWORK) as connection:
                 found = await (await connection.execute(f"SELECT {_CHANNEL}")).fetchone()
                 assert found is not None  # noqa: S101 - it has one row
                 await connection.execute(psycopg.sql.SQL("LISTEN {}").format(psycopg.sql.Identifier(found[0])))
@@ -160,8 +161,35 @@ class PostgresDriver:
         finally:
             engine.dispose()
 
+    @property
+    def _address(self) -> str:
+        return self._url.set(drivername="postgresql").render_as_string(hide_password=False)
+
+    def _is_silent(self) -> bool:
+        """Whether the server takes a connection and says nothing. One that is down refuses it."""
+        import psycopg  # noqa: PLC0415 - an extra, which may not be installed
+
+        try:
+            psycopg.connect(self._address, **_NETWORK).close()
+        except psycopg.errors.ConnectionTimeout:
+            return True
+        except (psycopg.Error, OSError):
+            return False
+        return False
+
     def _read_clock(self, connection: Any, _record: object) -> None:
-        self._clock.measure(lambda: int(connection.execute(_CLOCK).fetchone()[0]))
+        with self._hangs.over(connection):
+            self._clock.measure(lambda: int(connection.execute(_CLOCK).fetchone()[0]))
+
+    def _prepare_connection(self, connection: Any, _record: object) -> None:
+        try:
+            connection.autocommit = True
+            with self._hangs.over(connection):
+                connection.execute(_SESSION)
+        except BaseException:
+            # The pool never saw this connection, so nobody else would close it.
+            connection.close()
+            raise
 
     def _open(self, **pool: Any) -> Engine:
         try:
@@ -177,7 +205,8 @@ class PostgresDriver:
         except ModuleNotFoundError:
             message = "store.metadata names PostgreSQL, which needs its driver: pip install 'backfill[postgres]'."
             raise InvalidConfig(message, param="store.metadata") from None
-        event.listen(engine, "connect", _prepare_connection)
+        event.listen(engine, "connect", self._prepare_connection)
+        self._hangs.watch(engine)
         return engine
 
 
@@ -215,14 +244,10 @@ def _read_url(url: str) -> URL:
         raise InvalidConfig(message, param="store.metadata") from None
 
 
-def _prepare_connection(connection: Any, _record: object) -> None:
-    try:
-        connection.autocommit = True
-        connection.execute(_SESSION)
-    except BaseException:
-        # The pool never saw this connection, so nobody else would close it.
-        connection.close()
-        raise
+def _refuse() -> Exception:
+    import psycopg  # noqa: PLC0415 - an extra, which may not be installed
+
+    return psycopg.OperationalError("the database does not answer")
 
 
 def _send(connection: Connection, statements: str) -> None:
