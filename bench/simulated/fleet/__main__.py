@@ -38,7 +38,7 @@ def main() -> None:
     load = Load(options.batches, options.lines, options.owners, options.replicas * options.lines_per_s)
     with tempfile.TemporaryDirectory() as folder:
         outcome = run_fleet(settings, draw_jobs(load, options.seed), Costs(), Path(folder), options.seed)
-    told = outcome._asdict() | {"missed_ratio": outcome.missed_ratio, "all_up_ratio": outcome.missed_ratio_all_up}
+    told = outcome._asdict() | {"missed_ratio": outcome.missed_ratio, "missed_ratio_as_up": outcome.missed_ratio_as_up}
     print(json.dumps(told))
 
 

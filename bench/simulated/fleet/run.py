@@ -26,6 +26,7 @@ class Outcome(NamedTuple):
     """Of the time of replicas that were up and could have had lines, that in which they sent some."""
     transactions_per_s: float
     """That write, while nearly all replicas are up."""
+    lines_a_batch: float
     missed_lines: float
     """Without an answer at their deadlines."""
     missed_batches: int
@@ -33,7 +34,7 @@ class Outcome(NamedTuple):
     """The same of the best order, with all replicas up all the time."""
     offline_missed_batches: int
     as_up_missed_lines: float
-    """The same with those replicas up that were."""
+    """The same with those replicas up that were, and all of them once nothing more comes."""
     writes: Mapping[Kind, int]
     busy_share: float
     """Of the database's one writer, until the last batch had ended."""
@@ -55,13 +56,16 @@ class Outcome(NamedTuple):
 
     @property
     def missed_ratio(self) -> float:
-        """Over the best order of the same replicas; one more line on both sides, so that none is divided by zero."""
-        return (self.missed_lines + 1) / (self.as_up_missed_lines + 1)
+        """Over the best order, with all replicas up; a batch more on both sides, so that nothing is divided by zero."""
+        return self._compare(self.offline_missed_lines)
 
     @property
-    def missed_ratio_all_up(self) -> float:
-        """Over the best order with all replicas up all the time: what it costs that they come when they are needed."""
-        return (self.missed_lines + 1) / (self.offline_missed_lines + 1)
+    def missed_ratio_as_up(self) -> float:
+        """Over the best order of those replicas that were up: without what it costs that they come when needed."""
+        return self._compare(self.as_up_missed_lines)
+
+    def _compare(self, best: float) -> float:
+        return (self.missed_lines + self.lines_a_batch) / (best + self.lines_a_batch)
 
 
 def run_fleet(settings: FleetSettings, jobs: Sequence[Job], costs: Costs, folder: Path, seed: int = 1) -> Outcome:
@@ -90,11 +94,15 @@ def _sum_up(installation: Installation, database: VirtualDatabase) -> Outcome:
     settings, meter, ledger = installation.settings, installation.meter, installation.ledger
     missed = [book.missed_lines for book in ledger.books.values() if book.missed_lines]
     all_up = [(0.0, settings.replicas * settings.lines_per_s)]
-    as_up = [(now_s, up * settings.lines_per_s) for now_s, up in meter.history]
+    # Those that went since nothing was left to be done would have stayed for what another order leaves for later.
+    last_s = installation.jobs[-1].comes_s
+    before = [(now_s, up * settings.lines_per_s) for now_s, up in meter.history if now_s < last_s]
+    as_up = [*before, (last_s, all_up[0][1])]
     offline_lines, offline_batches = count_missed(installation.jobs, all_up)
     return Outcome(
         feeding_share=meter.feeding_s / meter.possible_s,
         transactions_per_s=_find_rate(installation),
+        lines_a_batch=sum(job.lines for job in installation.jobs) / len(installation.jobs),
         missed_lines=sum(missed),
         missed_batches=len(missed),
         offline_missed_lines=offline_lines,
