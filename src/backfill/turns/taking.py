@@ -22,7 +22,7 @@ class Taking:
         self._lease_ms = lease_ms
         self._last_owner = ""
         self._deadlines_first = True
-        self._has_found = False
+        self._was_filled = False
 
     async def take(
         self,
@@ -47,14 +47,14 @@ class Taking:
             choice.most,
             tuple(besides),
         )
-        # Where one writes at a time, a look that finds nothing must keep nobody from writing. If something was found
-        # the last time it mostly is again, and to look twice would take as long as all the rest.
-        is_likely = self._metadata.database.many_writers or self._has_found
+        # Where one writes at a time, a look that finds nothing must keep nobody from writing. If there was something
+        # for each place the last time there mostly is again, and to look twice would take as long as all the rest.
+        is_likely = self._metadata.database.many_writers or self._was_filled
         if (looks_first or not is_likely) and not await self._sees_any(wanted, choice):
-            self._has_found = False
+            self._was_filled = False
             return []
         turns = await self._take_at_once(wanted, begin_choice)
-        self._has_found = bool(turns)
+        self._was_filled = len(turns) == choice.most
         return turns
 
     async def _sees_any(self, wanted: Wanted, choice: Choice) -> bool:
