@@ -1,5 +1,6 @@
 """Several processes on one data directory: any of them dies or stands still, and each line is done once."""
 
+import itertools
 import json
 import signal
 import threading
@@ -15,6 +16,7 @@ from bench.null.process import NullEngine, Stats
 from tests.support.client import Client
 from tests.support.company import Company
 from tests.support.lines import request_lines
+from tests.support.server_process import BackfillServer
 
 CONCURRENCY = 8
 LINES = 400
@@ -133,21 +135,24 @@ def test_all_workers_are_killed_and_new_ones_come(engine: NullEngine, tmp_path: 
         assert count_redone(engine) <= CONCURRENCY
 
 
-# The first six of its transactions belong to the start.
-@pytest.mark.parametrize(
-    "fault",
-    [
-        "blob.synced:1",
-        *(f"metadata.{point}:{count}" for point in ("before_commit", "committed") for count in (7, 8)),
-    ],
-)
+def start_to_die(server: BackfillServer, point: str, nth: int) -> None:
+    """Start it so that it dies the `nth` time that it reaches the point once it answers, the first time or later."""
+    for in_start in itertools.count():
+        server.start(fault=f"{point}:{in_start + nth}", expect_ready=False)
+        if '"ready"' in server.said:
+            return
+        server.kill()
+
+
+@pytest.mark.parametrize("nth", [1, 2])
+@pytest.mark.parametrize("point", ["blob.synced", "metadata.before_commit", "metadata.committed"])
 def test_a_process_that_answers_is_killed_over_an_upload_or_a_create(
-    engine: NullEngine, tmp_path: Path, fault: str
+    engine: NullEngine, tmp_path: Path, point: str, nth: int
 ) -> None:
     with Company(tmp_path / "data", engine.url, workers=1) as company:
         doomed, other = company.apis
         doomed.terminate()
-        doomed.start(fault=fault)
+        start_to_die(doomed, point, nth)
         client = Client(doomed)
         with pytest.raises(httpx.TransportError):
             client.create(client.upload(request_lines(20)))

@@ -156,7 +156,8 @@ async def test_two_who_are_in_each_other_s_way_both_come_through(rows: PostgresR
         one.database.write(change("a", "b", tries[0]), alone=False),
         other.database.write(change("b", "a", tries[1]), alone=False),
     )
-    assert len(tries[0]) + len(tries[1]) == 3
+    # Once more for each time that they met again: whoever was ended may be the first one at it.
+    assert len(tries[0]) + len(tries[1]) >= 3
     await one.close()
     await other.close()
 
