@@ -68,18 +68,14 @@ def _make_answers() -> dict[bytes, Answer]:
 ANSWERS = _make_answers()
 
 
-def choose_response(path: bytes, fault: str, marker: str, *, echo: bool, more_text_bytes: int = 0) -> bytes:
-    """The response to a request with this fault (one that has a response).
-
-    `more_text_bytes`: so much longer than usual is the text.
-    """
+def choose_response(path: bytes, fault: str, marker: str, *, echo: bool) -> bytes:
+    """The response to a request with this fault (one that has a response)."""
     if fault == "garbage":
         return make_response(200, _GARBAGE)
     if fault not in ("ok", "pretty"):
         status, _, wait_s = fault.partition(":")
         return make_error(int(status), "a fault on request", f"Retry-After: {wait_s}\r\n" if wait_s else "")
-    said = (f"marker-{marker} ".encode() if echo else b"") + b"x" * more_text_bytes
-    body = ANSWERS[path].body.replace(_ECHO, said)
+    body = ANSWERS[path].body.replace(_ECHO, f"marker-{marker} ".encode() if echo else b"")
     if fault == "pretty":
         body = json.dumps(json.loads(body), indent=2).encode()
     return make_response(200, body)
@@ -107,14 +103,10 @@ class Behaviour:
     echo: bool = False
     """Begin the answer's text with the request's marker (for embeddings: put it into the id)."""
 
-    more_text_bytes: int = 0
-    """By how much each answer is longer than usual."""
-
     @property
     def is_plain(self) -> bool:
         """Every request is answered at once with the fixed bytes."""
-        is_quick = not (self.delay_ms or self.places or self.hold or self.more_text_bytes)
-        return is_quick and not (self.faults or self.fault_all or self.echo)
+        return not (self.delay_ms or self.places or self.faults or self.fault_all or self.hold or self.echo)
 
     def update(self, changes: object) -> None:
         """Take over `changes` as a whole; raises ValueError, and changes nothing, where something is unknown."""

@@ -247,9 +247,7 @@ class Connection(asyncio.Protocol):
         if fault == "close":
             self._transport.close()
             return
-        behaviour = self._behaviour
-        more = behaviour.more_text_bytes
-        self._answer(choose_response(path, fault, self._marker, echo=behaviour.echo, more_text_bytes=more))
+        self._answer(choose_response(path, fault, self._marker, echo=self._behaviour.echo))
         self._advance()
 
     def _answer(self, response: bytes) -> None:

@@ -15,8 +15,7 @@ from backfill.store import Blobs, SegmentFile, segment_key, sync_each
 
 __all__ = ["SegmentWriter", "SyncGroup", "begin_segment", "fence"]
 
-# The disk may lag so far behind the engine before feeding has to wait for it: with the records of one batch, and with
-# the bytes of all, which an object store keeps waiting in memory.
+# The disk may lag so far behind the engine before feeding has to wait for it.
 UNSYNCED_RECORDS_LIMIT = 8192
 UNSYNCED_BYTES_LIMIT = 64 << 20
 
@@ -63,7 +62,7 @@ def fence(blobs: Blobs, batch_id: str, lines: int, epoch: int, slice_number: int
 
 
 class SyncGroup:
-    """Syncs the segments of several turns in one pass of a worker thread, and bounds what waits for it.
+    """Syncs the segments of several turns in one pass of a worker thread.
 
     Small turns end nearly together. Where the disk is told of all files first, the first sync of a pass makes it hold
     nearly all that the others ask for.
@@ -72,27 +71,6 @@ class SyncGroup:
     def __init__(self) -> None:
         self._waiting: list[tuple[SegmentFile, asyncio.Future[None]]] = []
         self._passing: asyncio.Task[None] | None = None
-        self._room = asyncio.Event()
-        self._room.set()
-        self.unsynced_bytes = 0
-        """What the turns have written and the disk does not hold yet, of all turns together."""
-
-    @property
-    def is_behind(self) -> bool:
-        """Whether appending should wait (`wait_for_room`)."""
-        return not self._room.is_set()
-
-    def note_unsynced(self, size_bytes: int) -> None:
-        """Count what was written, or, below zero, what the disk holds now or never will."""
-        self.unsynced_bytes += size_bytes
-        if self.unsynced_bytes > UNSYNCED_BYTES_LIMIT:
-            self._room.clear()
-        else:
-            self._room.set()
-
-    async def wait_for_room(self) -> None:
-        """Return once the disk has caught up."""
-        await self._room.wait()
 
     async def sync(self, file: SegmentFile) -> None:
         """Return once the disk holds what was written to the file before the call; raises StoreUnavailable."""
@@ -157,17 +135,14 @@ class SegmentWriter:
         self.synced_records = 0
         """Records that the disk holds."""
         self._failure: StoreUnavailable | None = None
+        self.is_behind = False
+        """The disk lags so far behind that appending should wait (`wait_for_room`)."""
         self._syncing: asyncio.Task[None] | None = None
 
     @classmethod
     async def create(cls, blobs: Blobs, batch_id: str, epoch: int) -> "SegmentWriter":
         """Begin the segment of this epoch; raises StoreUnavailable if it exists."""
         return cls(await asyncio.to_thread(begin_segment, blobs, batch_id, epoch))
-
-    @property
-    def is_behind(self) -> bool:
-        """The disk lags so far behind that appending should wait (`wait_for_room`)."""
-        return self._unsynced_records > UNSYNCED_RECORDS_LIMIT or self._syncs.is_behind
 
     def append(self, record: Record) -> None:
         """Take a record; raises StoreUnavailable once a write has failed."""
@@ -180,11 +155,7 @@ class SegmentWriter:
     async def wait_for_room(self) -> None:
         """Return once the disk has caught up; raises StoreUnavailable if it fails."""
         async with self._synced:
-            await self._synced.wait_for(
-                lambda: self._failure is not None or self._unsynced_records <= UNSYNCED_RECORDS_LIMIT
-            )
-        if self._failure is None:
-            await self._syncs.wait_for_room()
+            await self._synced.wait_for(lambda: self._failure is not None or not self.is_behind)
         if self._failure is not None:
             raise self._failure
 
@@ -242,15 +213,13 @@ class SegmentWriter:
             async with self._synced:
                 self._synced.notify_all()
         if self._failure is not None:
-            # Nobody waits for what will never be there.
-            self._note_unsynced(-self._unsynced_records, -self._unsynced_bytes)
             async with self._synced:
                 self._synced.notify_all()
 
     def _note_unsynced(self, records: int, size_bytes: int) -> None:
         self._unsynced_records += records
         self._unsynced_bytes += size_bytes
-        self._syncs.note_unsynced(size_bytes)
+        self.is_behind = self._unsynced_records > UNSYNCED_RECORDS_LIMIT or self._unsynced_bytes > UNSYNCED_BYTES_LIMIT
 
     async def _wait_for_group(self) -> None:
         try:
