@@ -79,7 +79,10 @@ class ObjectSegment:
         if not pending:
             return
         reach_point("segment.sync", "sync", self._key)
-        if not self._client.create(_name(self._key, self._number), b"".join(pending), LONG_PATIENCE_S):
+        group = b"".join(pending)
+        # The store may take nothing for a minute: no second copy is kept for so long.
+        pending.clear()
+        if not self._client.create(_name(self._key, self._number), group, LONG_PATIENCE_S):
             raise StoreUnavailable(f"Cannot write {self._key}: another process holds the batch.")
         self._number += 1
         reach_point("segment.synced", "sync", self._key)
