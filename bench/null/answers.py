@@ -68,14 +68,15 @@ def _make_answers() -> dict[bytes, Answer]:
 ANSWERS = _make_answers()
 
 
-def choose_response(path: bytes, fault: str, marker: str, *, echo: bool) -> bytes:
-    """The response to a request with this fault (one that has a response)."""
+def choose_response(path: bytes, fault: str, marker: str, *, echo: bool, padding_bytes: int = 0) -> bytes:
+    """The response to a request with this fault (one that has a response); the text has so much more before it."""
     if fault == "garbage":
         return make_response(200, _GARBAGE)
     if fault not in ("ok", "pretty"):
         status, _, wait_s = fault.partition(":")
         return make_error(int(status), "a fault on request", f"Retry-After: {wait_s}\r\n" if wait_s else "")
-    body = ANSWERS[path].body.replace(_ECHO, f"marker-{marker} ".encode() if echo else b"")
+    said = f"marker-{marker} ".encode() if echo else b""
+    body = ANSWERS[path].body.replace(_ECHO, said + b"x" * padding_bytes)
     if fault == "pretty":
         body = json.dumps(json.loads(body), indent=2).encode()
     return make_response(200, body)
@@ -102,11 +103,14 @@ class Behaviour:
     """Keep every request that comes until this is false again."""
     echo: bool = False
     """Begin the answer's text with the request's marker (for embeddings: put it into the id)."""
+    padding_bytes: int = 0
+    """Put so many more bytes into each answer, behind the marker."""
 
     @property
     def is_plain(self) -> bool:
         """Every request is answered at once with the fixed bytes."""
-        return not (self.delay_ms or self.places or self.faults or self.fault_all or self.hold or self.echo)
+        is_told = self.faults or self.fault_all or self.hold or self.echo or self.padding_bytes
+        return not (self.delay_ms or self.places or is_told)
 
     def update(self, changes: object) -> None:
         """Take over `changes` as a whole; raises ValueError, and changes nothing, where something is unknown."""

@@ -247,7 +247,8 @@ class Connection(asyncio.Protocol):
         if fault == "close":
             self._transport.close()
             return
-        self._answer(choose_response(path, fault, self._marker, echo=self._behaviour.echo))
+        told = self._behaviour
+        self._answer(choose_response(path, fault, self._marker, echo=told.echo, padding_bytes=told.padding_bytes))
         self._advance()
 
     def _answer(self, response: bytes) -> None:

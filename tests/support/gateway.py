@@ -26,6 +26,7 @@ class Gateway:
         self._find_targets = find_targets
         self._next = 0
         self._is_slow = False
+        self._is_slow_to_writers_only = False
         self._open: set[asyncio.StreamWriter] = set()
         self.refused = 0
         """How many requests were answered that there is too much."""
@@ -47,11 +48,11 @@ class Gateway:
         self._thread.join(10)
         self._loop.close()
 
-    def slow_down(self, *, is_slow: bool) -> None:
-        """From now on answer every request 503 SlowDown, as S3 does; or pass all on again."""
+    def slow_down(self, *, is_slow: bool, writers_only: bool = False) -> None:
+        """From now on answer every request 503 SlowDown, as S3 does, or each PUT alone; or pass all on again."""
 
         async def change() -> None:
-            self._is_slow = is_slow
+            self._is_slow, self._is_slow_to_writers_only = is_slow, writers_only
             if is_slow:
                 # What is open would be passed on past this.
                 for writer in list(self._open):
@@ -94,10 +95,12 @@ class Gateway:
             writer.close()
 
     async def _refuse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        for line in head.lower().split(b"\r\n"):
-            if line.startswith(b"content-length:"):
-                await reader.readexactly(int(line.partition(b":")[2]))
+        head, body = await _read_request(reader)
+        if self._is_slow_to_writers_only and not head.startswith(b"PUT"):
+            # One request, so that the next one on this connection is looked at too.
+            line, _, headers = head.partition(b"\r\n")
+            await self._pass_on(reader, writer, b"\r\n".join((line, b"connection: close", headers)) + body)
+            return
         self.refused += 1
         writer.write(b"HTTP/1.1 503 Slow Down\r\nconnection: close\r\ncontent-type: application/xml\r\n")
         writer.write(b"content-length: %d\r\n\r\n" % len(_SLOW_DOWN))
@@ -105,7 +108,7 @@ class Gateway:
             writer.write(_SLOW_DOWN)
         await writer.drain()
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, begun: bytes = b"") -> None:
         for _ in range(len(self._find_targets()) + 1):
             targets = self._find_targets()
             self._next += 1
@@ -116,11 +119,21 @@ class Gateway:
         else:
             return
         self._open.add(far_writer)
+        far_writer.write(begun)
         try:
             await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
         finally:
             self._open.discard(far_writer)
             far_writer.close()
+
+
+async def _read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    """Its head, and its body if it says how long that is."""
+    head, body = await reader.readuntil(b"\r\n\r\n"), b""
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            body = await reader.readexactly(int(line.partition(b":")[2]))
+    return head, body
 
 
 async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

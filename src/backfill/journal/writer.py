@@ -6,7 +6,7 @@ A line is done from then on.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from backfill.errors import StoreUnavailable
 from backfill.journal.fold import Fold
@@ -15,7 +15,8 @@ from backfill.store import Blobs, SegmentFile, segment_key, sync_each
 
 __all__ = ["SegmentWriter", "SyncGroup", "begin_segment", "fence"]
 
-# The disk may lag so far behind the engine before feeding has to wait for it.
+# The disk may lag so far behind the engine before feeding has to wait for it: the bytes of all turns together, since
+# they lie in one process's memory.
 UNSYNCED_RECORDS_LIMIT = 8192
 UNSYNCED_BYTES_LIMIT = 64 << 20
 
@@ -62,7 +63,7 @@ def fence(blobs: Blobs, batch_id: str, lines: int, epoch: int, slice_number: int
 
 
 class SyncGroup:
-    """Syncs the segments of several turns in one pass of a worker thread.
+    """Syncs the segments of several turns in one pass of a worker thread, and bounds what all of them keep in memory.
 
     Small turns end nearly together. Where the disk is told of all files first, the first sync of a pass makes it hold
     nearly all that the others ask for.
@@ -71,6 +72,43 @@ class SyncGroup:
     def __init__(self) -> None:
         self._waiting: list[tuple[SegmentFile, asyncio.Future[None]]] = []
         self._passing: asyncio.Task[None] | None = None
+        self._unsynced_bytes = 0
+        self._groups: set[asyncio.Event] = set()
+        self._room = asyncio.Condition()
+        self.is_behind = False
+        """What all turns have to write is so much that each of them should wait."""
+
+    def note_unsynced(self, size_bytes: int) -> None:
+        """Count bytes that a turn has to write, or, below 0, that are written or given up."""
+        self._unsynced_bytes += size_bytes
+        self.is_behind = self._unsynced_bytes > UNSYNCED_BYTES_LIMIT
+        if self.is_behind:
+            # Nobody may add to a group that waits for more.
+            for group_full in self._groups:
+                group_full.set()
+
+    async def wait_for_group(self, group_full: asyncio.Event, timeout_s: float) -> None:
+        """Return once that is set, which happens here too if there is too much to write, or after so long."""
+        if self.is_behind:
+            return
+        self._groups.add(group_full)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await group_full.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._groups.discard(group_full)
+
+    async def wait_for_room(self, has_room: Callable[[], bool]) -> None:
+        """Return once that holds; asked for after each `tell_room`."""
+        async with self._room:
+            await self._room.wait_for(has_room)
+
+    async def tell_room(self) -> None:
+        """There may be room for more."""
+        async with self._room:
+            self._room.notify_all()
 
     async def sync(self, file: SegmentFile) -> None:
         """Return once the disk holds what was written to the file before the call; raises StoreUnavailable."""
@@ -135,14 +173,18 @@ class SegmentWriter:
         self.synced_records = 0
         """Records that the disk holds."""
         self._failure: StoreUnavailable | None = None
-        self.is_behind = False
-        """The disk lags so far behind that appending should wait (`wait_for_room`)."""
+        self._is_behind = False
         self._syncing: asyncio.Task[None] | None = None
 
     @classmethod
     async def create(cls, blobs: Blobs, batch_id: str, epoch: int) -> "SegmentWriter":
         """Begin the segment of this epoch; raises StoreUnavailable if it exists."""
         return cls(await asyncio.to_thread(begin_segment, blobs, batch_id, epoch))
+
+    @property
+    def is_behind(self) -> bool:
+        """The disk lags so far behind, here or with all turns together, that appending should wait."""
+        return self._is_behind or self._syncs.is_behind
 
     def append(self, record: Record) -> None:
         """Take a record; raises StoreUnavailable once a write has failed."""
@@ -154,8 +196,7 @@ class SegmentWriter:
 
     async def wait_for_room(self) -> None:
         """Return once the disk has caught up; raises StoreUnavailable if it fails."""
-        async with self._synced:
-            await self._synced.wait_for(lambda: self._failure is not None or not self.is_behind)
+        await self._syncs.wait_for_room(lambda: self._failure is not None or not self.is_behind)
         if self._failure is not None:
             raise self._failure
 
@@ -174,6 +215,10 @@ class SegmentWriter:
         self._group_full.set()
         if self._syncing is not None:
             await self._syncing
+        if self._unsynced_records:
+            # They are given up, and their memory with them.
+            self._note_unsynced(-self._unsynced_records, -self._unsynced_bytes)
+            await self._syncs.tell_room()
         # Readers keep each segment open: while a disk is full, turn after turn would leave them another empty one.
         if self._file.size_bytes <= self._header_bytes and not self._stays:
             await asyncio.to_thread(self._file.discard)
@@ -210,21 +255,21 @@ class SegmentWriter:
             else:
                 self.synced_records += records
                 self._note_unsynced(-records, -size_bytes)
-            async with self._synced:
-                self._synced.notify_all()
+            await self._tell_synced()
         if self._failure is not None:
-            async with self._synced:
-                self._synced.notify_all()
+            await self._tell_synced()
+
+    async def _tell_synced(self) -> None:
+        async with self._synced:
+            self._synced.notify_all()
+        await self._syncs.tell_room()
 
     def _note_unsynced(self, records: int, size_bytes: int) -> None:
         self._unsynced_records += records
         self._unsynced_bytes += size_bytes
-        self.is_behind = self._unsynced_records > UNSYNCED_RECORDS_LIMIT or self._unsynced_bytes > UNSYNCED_BYTES_LIMIT
+        self._is_behind = self._unsynced_records > UNSYNCED_RECORDS_LIMIT
+        self._syncs.note_unsynced(size_bytes)
 
     async def _wait_for_group(self) -> None:
-        try:
-            async with asyncio.timeout(self._file.group_wait_s):
-                await self._group_full.wait()
-        except TimeoutError:
-            pass
+        await self._syncs.wait_for_group(self._group_full, self._file.group_wait_s)
         self._group_full.clear()
