@@ -94,7 +94,7 @@ def list_bad_steps() -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("step", list_bad_steps(), ids=str)
+@pytest.mark.parametrize("step", list_bad_steps(), ids=map(str, range(len(list_bad_steps()))))
 def test_what_old_code_would_not_bear_is_found(step: Any) -> None:
     module = ModuleType("r0010_bad")
 
