@@ -143,7 +143,7 @@ def test_a_killed_worker_is_shown_as_down_then_forgotten_and_a_new_one_appears(
         # An hour goes by.
         company.run("UPDATE workers SET seen_at_ms = seen_at_ms - ? WHERE pid = ?", HOUR_MS, int(lost.split(":")[1]))
         wait_for_workers(pictures, other)
-        company.wait_until(lambda: company.run("SELECT pid FROM workers") == [(other.pid,)])
+        company.wait_until(lambda: company.run("SELECT pid FROM workers WHERE role = 'work'") == [(other.pid,)])
         killed.start()
         wait_for_workers(pictures, other, killed)
 
