@@ -13,6 +13,7 @@ import pytest
 from bench.null.process import NullEngine, Stats
 from bench.postgres.server import PostgresServer
 from bench.scale.seaweed import ObjectServer
+from tests.support.client import Client
 from tests.support.gateway import Gateway
 from tests.support.lines import request_lines
 from tests.support.machines import Machines, RemoteStore
@@ -61,6 +62,10 @@ def wait_for_end(machines: Machines, batch_id: str) -> dict[str, Any]:
     return ended[-1]
 
 
+def wait_until_answered(machines: Machines, client: Client, batch_id: str) -> None:
+    machines.wait_until(lambda: client.request("GET", f"/v1/batches/{batch_id}").status_code == 200)
+
+
 @pytest.mark.parametrize("how", ["hangs", "is killed"])
 @pytest.mark.parametrize("outage_s", [5, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_database_that_is_away_for_longer_than_a_lease_is_told_as_503_and_nothing_is_lost(
@@ -90,6 +95,9 @@ def test_a_database_that_is_away_for_longer_than_a_lease_is_told_as_503_and_noth
                     postgres.thaw()
                 else:
                     postgres.start()
+            # Each process finds out by itself that the database is back.
+            for server in machines.apis:
+                wait_until_answered(machines, Client(server), batch_id)
             check(machines, wait_for_end(machines, batch_id), LINES)
             # In flight, or not acknowledged by the object store, when another worker took the turn.
             assert Counter(engine.markers("received")).total() - LINES <= GROUP + CONCURRENCY
