@@ -30,10 +30,16 @@ def nodes() -> Iterator[RayNodes]:
         yield running
 
 
+def is_engine(process: psutil.Process) -> bool:
+    try:
+        return any(word.startswith("backfill.engines.") for word in process.cmdline())
+    except psutil.NoSuchProcess:  # ended since it was listed, or ended and not waited for
+        return False
+
+
 def find_engines(worker_pid: int) -> list[psutil.Process]:
     """The processes of built-in engines that a worker has started."""
-    started = psutil.Process(worker_pid).children(recursive=True)
-    return [process for process in started if any(word.startswith("backfill.engines.") for word in process.cmdline())]
+    return [process for process in psutil.Process(worker_pid).children(recursive=True) if is_engine(process)]
 
 
 @pytest.mark.parametrize("kind", ["openvino", "llamacpp"])
