@@ -16,7 +16,7 @@ import msgspec
 
 from backfill.batch import Batch, Outcome, Usage
 from backfill.dispatch.feeder import Feeder
-from backfill.dispatch.forecaster import Claim, make_jobs
+from backfill.dispatch.weighing import Claim, make_jobs
 from backfill.dispatch.work_left import Ratios, WorkLeft
 from backfill.index import DEFAULT_ANSWER_TOKENS
 from backfill.plan import Need, forecast

@@ -1,12 +1,12 @@
 """What a process without engines knows, for a forecast: what all workers told last, and the rows of slices."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from backfill.dispatch.forecaster import Estimating, Pool, estimate_together_s
+from backfill.dispatch.weighing import Pool, find_team
 from backfill.dispatch.work_left import Ratios
-from backfill.plan import Need, TokenTime
+from backfill.plan import Estimating, Fastest, Need, TokenTime, count_slices
 from backfill.status import WorkerStatus
 from backfill.store import QueuedBatch, count_slices_left
 from backfill.store.database import Database
@@ -40,20 +40,33 @@ class CrewWork:
         """Batch -> what workers say that their turns on it still need."""
         self._shares: dict[str, float] = {}
         """Batch -> which part of it nobody has begun; all of it, where nothing stands here."""
+        self._slices_left: Mapping[str, int] = {}
+        """Batch that was cut -> how many of its slices are not drained."""
+        self._holders: Mapping[str, Sequence[WorkerStatus]] = {}
+        """Batch -> who works on it."""
+        self._pools: dict[tuple[str, str], Pool | None] = {}
+        """Model and endpoint -> who serves it."""
+        self._fastest: dict[Pool, Fastest | None] = {}
+        """Who serves lines -> any one of the workers."""
 
     async def look(self, queue: Sequence[QueuedBatch]) -> None:
         """Take in what workers told, and count the slices that are left."""
         cut = {batch.id: batch.slices for batch in queue if batch.slices}
-        left = await count_slices_left(self._database, cut) if cut else {}
+        left = self._slices_left = await count_slices_left(self._database, cut) if cut else {}
         self._workers = self._crew.living
+        self._pools, self._fastest = {}, {}
         opened: Counter[str] = Counter()
+        holders: defaultdict[str, list[WorkerStatus]] = defaultdict(list)
         self._told = {}
         for worker in self._workers:
+            for batch_id in worker.report.batches:
+                holders[batch_id].append(worker)
             for batch_id, tokens in worker.report.work_left.items():
                 self._note(batch_id, Need(*tokens))
             for batch_id, (slices, prompt_tokens, completion_tokens) in worker.report.slice_work.items():
                 opened[batch_id] += slices
                 self._note(batch_id, Need(prompt_tokens, completion_tokens))
+        self._holders = dict(holders)
         self._shares = dict.fromkeys(self._told, 0.0)
         # What was told is some seconds old: slices may have been drained since.
         self._shares |= {name: max(0, left.get(name, 0) - opened[name]) / slices for name, slices in cut.items()}
@@ -62,9 +75,11 @@ class CrewWork:
         """The replicas of each worker that it would send such lines to."""
         if not model:
             return None
-        names = (model, self._resolve_alias(model), _ANY)
-        serving = {_name(worker, one) for worker in self._workers for one in _find_serving(worker, names, endpoint)}
-        return frozenset(serving) or None
+        if (model, endpoint) not in self._pools:
+            names = (model, self._resolve_alias(model), _ANY)
+            serving = {_name(worker, one) for worker in self._workers for one in _find_serving(worker, names, endpoint)}
+            self._pools[model, endpoint] = frozenset(serving) or None
+        return self._pools[model, endpoint]
 
     def list_speeds(self) -> dict[str, Estimating]:
         """As told; one that tells nothing yet is taken to be as fast as its like are."""
@@ -106,26 +121,39 @@ class CrewWork:
         return left
 
     def find_least_s(self, batch: QueuedBatch, needs: Mapping[Pool, Need], speeds: Mapping[str, Estimating]) -> float:
-        """A batch that is not cut is worked on by one worker: by who has it, or by the fastest one."""
-        if self._is_cut(batch):
-            return 0.0
-        holders = [worker for worker in self._workers if batch.id in worker.report.batches] or self._workers
-        return max((self._find_best_s(need, pool, holders, speeds) for pool, need in needs.items()), default=0.0)
+        """A batch that is not cut is worked on by one worker: by who has it, or by the fastest one. So is a slice."""
+        turns = max(1, self._count_turns(batch))
+        holders = [] if turns > 1 else self._holders.get(batch.id, [])
+        each_s = [0.0]
+        for pool, need in needs.items():
+            fastest = self._find_fastest(pool, holders, speeds)
+            each_s += [] if fastest is None else [fastest.estimate_s(need.scaled(1 / turns, 1 / turns))]
+        return max(each_s)
 
-    def _find_best_s(
-        self, need: Need, pool: Pool, holders: Iterable[WorkerStatus], speeds: Mapping[str, Estimating]
-    ) -> float:
-        each_s = []
-        for worker in holders:
-            names = {_name(worker, replica) for replica in worker.report.offers} & pool
-            seconds = estimate_together_s(need, [speeds[name] for name in names if name in speeds])
-            each_s += [] if seconds is None else [seconds]
-        return min(each_s, default=0.0)
+    def _find_fastest(
+        self, pool: Pool, holders: Sequence[WorkerStatus], speeds: Mapping[str, Estimating]
+    ) -> Fastest | None:
+        """Of the holders that one that is the fastest, or of all workers; None: nothing is known of them."""
+        if not holders and pool in self._fastest:
+            return self._fastest[pool]
+        found = [
+            find_team({_name(worker, replica) for replica in worker.report.offers} & pool, speeds)
+            for worker in holders or self._workers
+        ]
+        known = [team for team in found if team is not None]
+        fastest = Fastest(known) if known else None
+        if not holders:
+            self._fastest[pool] = fastest
+        return fastest
 
-    def _is_cut(self, batch: QueuedBatch) -> bool:
+    def _count_turns(self, batch: QueuedBatch) -> int:
+        """Into how many slices the rest of a batch is cut; 0: into none."""
+        if batch.slices:
+            return self._slices_left.get(batch.id, 0)
         # Of one that is not admitted yet only this tells.
-        lines = max(batch.counts.total, sum(each.lines for each in batch.reserved.values()))
-        return bool(batch.slices) or lines > self._lines_per_turn
+        return count_slices(
+            max(batch.counts.total, sum(each.lines for each in batch.reserved.values())), self._lines_per_turn
+        )
 
     def _note(self, batch_id: str, need: Need) -> None:
         self._told[batch_id] = self._told.get(batch_id, Need()).plus(need)

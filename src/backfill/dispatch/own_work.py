@@ -3,11 +3,11 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from backfill.dispatch.forecaster import Estimating, Pool
 from backfill.dispatch.pace import Pace
+from backfill.dispatch.weighing import Pool
 from backfill.dispatch.work_left import Ratios, WorkLeft
 from backfill.engines import Fleet
-from backfill.plan import Need
+from backfill.plan import Estimating, Need
 from backfill.store import QueuedBatch, count_slices_left
 from backfill.store.database import Database
 from backfill.turns import Turn

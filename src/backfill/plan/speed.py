@@ -6,9 +6,10 @@ mixture, which is usual, nothing tells the two apart: then their ratio is taken 
 stretches together take just as long as they took.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
-__all__ = ["Need", "Speed", "TokenTime"]
+__all__ = ["Estimating", "Fastest", "Need", "Speed", "Team", "TokenTime"]
 
 # An engine computes so many times as many tokens of prompts in a second as it makes tokens of answers, roughly.
 _USUAL_RATIO = 0.15
@@ -16,6 +17,11 @@ _USUAL_RATIO = 0.15
 _BELIEF = 0.02
 # Busy seconds after which a stretch counts half.
 _HALF_LIFE_S = 300.0
+_SECONDS_MIN = 1e-9
+# Of a larger team it is remembered what was found, for so many mixtures of prompts and answers.
+_TEAM_ASKED_EACH_TIME = 8
+_MIXTURES = 64
+_TOKENS_ASKED = 1_000_000.0
 
 
 class Need(NamedTuple):
@@ -32,6 +38,13 @@ class Need(NamedTuple):
     def plus(self, other: "Need") -> "Need":
         """Both together."""
         return Need(self.prompt_tokens + other.prompt_tokens, self.completion_tokens + other.completion_tokens)
+
+
+class Estimating(Protocol):
+    """How fast one engine is, or several together are."""
+
+    def estimate_s(self, need: Need) -> float:
+        """How long that takes if nothing else is computed meanwhile."""
 
 
 class TokenTime(NamedTuple):
@@ -107,3 +120,37 @@ class Speed:
             whole_s = self._prompt * prompt_s + self._completion
         scale = self._busy_s / whole_s
         return prompt_s * scale, completion_s * scale
+
+
+class Team:
+    """Some engines together, each of which has its part of all that is needed."""
+
+    def __init__(self, members: Sequence[Estimating]) -> None:
+        """`members`: one at least."""
+        self._members = members
+        self._seconds: dict[float, float] = {}
+        """Share of prompts -> how long a token takes."""
+
+    def estimate_s(self, need: Need) -> float:
+        """How long that takes if nothing else is computed meanwhile."""
+        tokens = sum(need)
+        if not tokens:
+            return 0.0
+        if len(self._members) <= _TEAM_ASKED_EACH_TIME:
+            return self._measure_s(need)
+        # In so much as all of it takes longer in proportion, what was found for this mixture holds for any amount.
+        share = round(_MIXTURES * need.prompt_tokens / tokens) / _MIXTURES
+        if share not in self._seconds:
+            asked = Need(share * _TOKENS_ASKED, (1 - share) * _TOKENS_ASKED)
+            self._seconds[share] = self._measure_s(asked) / _TOKENS_ASKED
+        return tokens * self._seconds[share]
+
+    def _measure_s(self, need: Need) -> float:
+        return 1 / sum(1 / max(member.estimate_s(need), _SECONDS_MIN) for member in self._members)
+
+
+class Fastest(Team):
+    """Some engines, of which one has all of it."""
+
+    def _measure_s(self, need: Need) -> float:
+        return min(member.estimate_s(need) for member in self._members)

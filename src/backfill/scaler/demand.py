@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from backfill.dispatch.forecaster import Pool, measure_ended
+from backfill.dispatch.weighing import Pool, measure_ended
 from backfill.dispatch.work_left import Ratios
 from backfill.engines import Fleet
 from backfill.plan import Demand, Need, Speed

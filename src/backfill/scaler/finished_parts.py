@@ -6,7 +6,7 @@ nothing more to do. A scaler that begins anew knows it again when the next worke
 
 from collections.abc import Callable, Mapping, Sequence
 
-from backfill.dispatch.forecaster import guess_needs
+from backfill.dispatch.weighing import guess_needs
 from backfill.plan import Need
 from backfill.status import WorkerReport, WorkerStatus
 from backfill.store import QueuedBatch, list_slices_left

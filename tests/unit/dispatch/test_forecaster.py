@@ -190,5 +190,5 @@ async def test_a_store_that_fails_costs_nobody_more_than_a_guess(
         raise StoreUnavailable(message)
 
     source.set_pace("a", 100)
-    monkeypatch.setattr("backfill.dispatch.forecaster.read_queue", fail)
+    monkeypatch.setattr("backfill.dispatch.weighing.read_queue", fail)
     assert await find_s(forecaster, make_batch("one", 1000)) == pytest.approx(10, abs=0.1)
