@@ -15,7 +15,7 @@ from backfill.accounts import Keys, Quota, QuotaSources, SharedUse, TokenGuess, 
 from backfill.catalogue import Catalogue
 from backfill.config import Config, Role
 from backfill.deliver import Deliverer, OwnAddresses, WebhookSender, make_batch_sender, make_server_sender
-from backfill.dispatch import Colleagues, Crew, CrewWork, Dispatcher, Forecaster, Heartbeat, OwnWork
+from backfill.dispatch import Crew, Deadlines, Dispatcher, Forecaster, Heartbeat, OwnWork
 from backfill.engines import Fleet
 from backfill.errors import InvalidConfig, NotFound
 from backfill.intake import Intake, Retention, SchemaWatch, Sweeper, UploadedMedia, open_store
@@ -35,10 +35,10 @@ from backfill.store import (
     Metadata,
     Reservations,
     UsageRecords,
-    Workers,
     read_place,
 )
 from backfill.turns import Company, Duties, Neighbours, Turns
+from backfill.workforce import Workforce
 
 __all__ = ["Rooms", "open_rooms", "working"]
 
@@ -88,6 +88,8 @@ class Rooms:
     """Those with engines, for a process that has none."""
     heartbeat: Heartbeat | None
     """What a process with engines tells of itself, if others may listen."""
+    deadlines: Deadlines | None
+    """Which are in danger of all that waits, for a process with engines beside others."""
 
 
 @asynccontextmanager
@@ -127,9 +129,11 @@ async def _open_all(
     turns = _make_turns(config, catalogue, metadata, quota, company, shares=shares)
     schema = await _settle_in(lock, turns, metadata, company, stack, shares=shares)
     fleet = await stack.enter_async_context(_make_fleet(config, catalogue, role))
-    policy, others = config.dispatch, _make_colleagues(config, metadata, catalogue, company)
+    workforce = Workforce(config, catalogue, metadata, company)
+    policy, others = config.dispatch, workforce.make_colleagues()
     dispatcher = Dispatcher(turns, blobs, fleet, policy, intake.inputs.check_content, media, colleagues=others)
-    crew = await _open_crew(config, metadata, catalogue) if role is Role.API else None
+    crew = await workforce.open_crew() if role is Role.API else None
+    deadlines = workforce.make_deadlines(dispatcher) if role in _FEEDING else None
     limits = LiveLimits(config.live, asyncio.get_running_loop().time)
     live: Traffic = LiveTraffic(fleet, config.live, LiveMedia(media), limits)
     if crew is not None:
@@ -150,9 +154,9 @@ async def _open_all(
         progress=progress,
         usage=UsageBook(UsageRecords(metadata.database), progress.measure),
         dispatcher=dispatcher,
-        forecaster=_make_forecaster(config, catalogue, metadata, crew or OwnWork(metadata.database, dispatcher, fleet)),
+        forecaster=workforce.make_forecaster(crew or OwnWork(metadata.database, dispatcher, fleet)),
         live=live,
-        shared_use=await _share_use(metadata, company, limits) if crew else None,
+        shared_use=await workforce.share_use(limits) if crew else None,
         deliverer=Deliverer(turns, blobs, intake.inputs.check_index),
         webhooks=make_server_sender(config.webhooks, turns, metadata),
         own_webhooks=make_batch_sender(config.webhooks, turns, metadata),
@@ -160,7 +164,8 @@ async def _open_all(
         callouts=callouts,
         neighbours=company.neighbours,
         crew=crew,
-        heartbeat=_make_heartbeat(config, metadata, company, dispatcher, fleet, address) if role in _FEEDING else None,
+        heartbeat=workforce.make_heartbeat(dispatcher, fleet, address, deadlines) if role in _FEEDING else None,
+        deadlines=deadlines,
     )
 
 
@@ -212,20 +217,6 @@ def _find_company(
     return callouts, Company(duties, neighbours, holder, place)
 
 
-async def _open_crew(config: Config, metadata: Metadata, catalogue: Catalogue) -> Crew:
-    database = metadata.database
-    crew = Crew(Workers(database), database.now_ms, config.server.lease_ms, catalogue.resolve)
-    # Whoever asks first is to be told of them too.
-    await crew.look()
-    return crew
-
-
-def _make_forecaster(config: Config, catalogue: Catalogue, metadata: Metadata, known: Crew | OwnWork) -> Forecaster:
-    database, lines = metadata.database, config.dispatch.lines_per_turn
-    work = CrewWork(known, database, lines, catalogue.resolve) if isinstance(known, Crew) else known
-    return Forecaster(database, work)
-
-
 async def _open_live(
     config: Config, catalogue: Catalogue, metadata: Metadata, crew: Crew, limits: LiveLimits, stack: AsyncExitStack
 ) -> Traffic:
@@ -236,32 +227,6 @@ async def _open_live(
     relayed = RelayedTraffic(crew, config.live, secret, timeout_s, catalogue.resolve, limits)
     stack.push_async_callback(relayed.close)
     return relayed
-
-
-async def _share_use(metadata: Metadata, company: Company, limits: LiveLimits) -> SharedUse:
-    shared = SharedUse(Workers(metadata.database), company.holder, limits, metadata.database.now_ms)
-    # From the first request on it is known how many there are.
-    await shared.exchange()
-    return shared
-
-
-def _make_colleagues(config: Config, metadata: Metadata, catalogue: Catalogue, company: Company) -> Colleagues | None:
-    if company.neighbours is None:
-        return None
-    # What it is asked is read off the settings: it connects to nothing.
-    placed = Fleet.from_config(config.model_copy(update={"engines": config.engines_on_ray}), catalogue.resolve)
-    return Colleagues(Workers(metadata.database), metadata.database.now_ms, catalogue.resolve, placed)
-
-
-def _make_heartbeat(
-    config: Config, metadata: Metadata, company: Company, dispatcher: Dispatcher, fleet: Fleet, address: str
-) -> Heartbeat | None:
-    if company.neighbours is None:
-        return None
-    database = metadata.database
-    heart = Heartbeat(Workers(database), company.holder, dispatcher, fleet, database.now_ms, config.server.lease_ms)
-    heart.address = address
-    return heart
 
 
 def _open_neighbours(config: Config, callouts: Callouts, stack: AsyncExitStack) -> Neighbours:
@@ -359,7 +324,7 @@ def _list_stops(rooms: Rooms) -> list[Callable[[], None]]:
     stops = [rooms.dispatcher.stop, rooms.deliverer.stop, rooms.webhooks.stop, rooms.own_webhooks.stop]
     stops += [rooms.retention.stop, rooms.keys.uses.stop, rooms.turns.duties.stop, rooms.callouts.stop]
     stops.append(rooms.schema.stop)
-    others = (rooms.neighbours, rooms.crew, rooms.heartbeat, rooms.shared_use)
+    others = (rooms.neighbours, rooms.crew, rooms.heartbeat, rooms.shared_use, rooms.deadlines)
     stops += [each.stop for each in others if each is not None]
     return stops
 
@@ -383,6 +348,8 @@ async def _run_loops(rooms: Rooms) -> None:
             group.create_task(rooms.crew.run(), name="look at the workers")
         if rooms.shared_use is not None:
             group.create_task(rooms.shared_use.run(), name="share what keys use")
+        if rooms.deadlines is not None:
+            group.create_task(rooms.deadlines.run(), name="judge deadlines")
         if rooms.heartbeat is not None:
             group.create_task(rooms.heartbeat.run(), name="tell of this worker")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -10,6 +10,7 @@ __all__ = [
     "WORKER_MEMORY_MS",
     "WORKER_SILENCE_MS",
     "Bottleneck",
+    "Due",
     "Forecast",
     "LiveUse",
     "MetricFamily",
@@ -18,6 +19,7 @@ __all__ = [
     "ReplicaState",
     "ReplicaStatus",
     "ServedModel",
+    "Urgency",
     "WaitReason",
     "Waiting",
     "WorkerReport",
@@ -139,6 +141,58 @@ class Offer(msgspec.Struct, frozen=True):
     endpoints: tuple[str, ...]
 
 
+class Due(Protocol):
+    """What of a batch says whether its deadline is in danger."""
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+    @property
+    def endpoint(self) -> str:
+        """Where its lines go."""
+
+    @property
+    def model_id(self) -> str | None:
+        """What all its lines name, if that is known."""
+
+    @property
+    def reserved(self) -> Mapping[str, object]:
+        """What they name, where that was noted."""
+
+    @property
+    def deadline_at_ms(self) -> int:
+        """Until when there is time."""
+
+
+class Urgency(msgspec.Struct, frozen=True):
+    """Which deadlines are in danger, of all that waits, as one process judges it for all. Times: ms since the epoch."""
+
+    judged_at_ms: int = 0
+    due: dict[str, tuple[int, int]] = {}
+    """Lines (see `name_lines`) -> what of them is due by the first time is late unless it goes before all others, and
+    what is due by the second takes much of the time that is left until then."""
+    given_up: frozenset[str] = frozenset()
+    """Batches that are due as early, for which there is no time any more."""
+
+    @staticmethod
+    def name_lines(endpoint: str, model: str) -> str:
+        """The name of all lines for a model at an endpoint."""
+        return f"{endpoint} {model}"
+
+    def is_endangered(self, batch: Due) -> bool:
+        """Whether it is late unless it goes before all others."""
+        return self._find_until_ms(batch, 0) >= batch.deadline_at_ms and batch.id not in self.given_up
+
+    def is_pressed(self, batch: Due) -> bool:
+        """Whether it is to go before others that have more time."""
+        return self._find_until_ms(batch, 1) >= batch.deadline_at_ms and batch.id not in self.given_up
+
+    def _find_until_ms(self, batch: Due, which: Literal[0, 1]) -> int:
+        lines = (self.name_lines(batch.endpoint, model) for model in batch.reserved or (batch.model_id or "",))
+        return max((self.due[one][which] for one in lines if one in self.due), default=0)
+
+
 class WorkerReport(msgspec.Struct, frozen=True):
     """What a process that has engines tells of them."""
 
@@ -166,6 +220,8 @@ class WorkerReport(msgspec.Struct, frozen=True):
     """Base URL at which it answers what other processes pass on; empty: none."""
     live_use: dict[str, LiveUse] = {}
     """Key -> what was let in there, of a process that has no engines; of keys that were used of late."""
+    urgency: Urgency | None = None
+    """Which deadlines are in danger, if it is this process that judges it."""
     has_ended: bool = False
     """In order: nothing of it is shown any more, but what it served may come back."""
 

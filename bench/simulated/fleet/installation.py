@@ -9,19 +9,21 @@ import msgspec
 
 from backfill.batch import Batch, Counts, File, FileStatus, Reservation, State
 from backfill.config import LimitsConfig, load_config
+from backfill.dispatch import Weighed, find_urgency
 from backfill.engines import Fleet, Member, ReplicaLimits
 from backfill.index import Survey
+from backfill.plan import Job as QueuedJob
 from backfill.plan import count_slices
 from backfill.scaler import DemandReader, Scaler
 from backfill.scaler.notice import Notice
 from backfill.scaler.scaler import Rows
-from backfill.status import WorkerStatus
+from backfill.status import Urgency, WorkerStatus
 from backfill.store import Leases, Metadata, Workers
 from backfill.turns import Bell, Company, Duties, Neighbours, Turns
 from bench.simulated.engine import EngineSettings, SimulatedEngine
 from bench.simulated.fleet.cluster import SimulatedCluster
 from bench.simulated.fleet.database import Kind, VirtualDatabase
-from bench.simulated.fleet.ledger import Ledger
+from bench.simulated.fleet.ledger import Book, Ledger
 from bench.simulated.fleet.load import Job
 from bench.simulated.fleet.meter import Meter
 from bench.simulated.fleet.settings import ENDPOINT, ENGINE, MODEL, TOKENS_A_LINE, FleetSettings
@@ -40,6 +42,11 @@ _PRESSED_SHARE = 0.25
 _PRESSED_TIMES = 2.0
 _PRESSED_WOKEN = 64
 _SAMPLE_S = 60.0
+_JUDGED_EVERY_S = 5.0
+_JUDGED_LOOKS = 20
+_JUDGED_S = 5e-5
+"""For each batch that waits, as was measured with a thousand workers."""
+_POOL = frozenset({ENGINE})
 
 
 class _Ringing(Neighbours):
@@ -87,6 +94,8 @@ class Installation:
         """Looks of workers at which nothing was there for them, and which are only counted."""
         self.looks_in_vain = 0
         self.further_in_vain = 0
+        self.urgency = Urgency()
+        """Which deadlines are in danger, as all have read it."""
         self.ended_s = 0.0
         """When the last batch had ended."""
         self.samples: list[tuple[float, int, int]] = []
@@ -119,6 +128,7 @@ class Installation:
             self._tick(),
             self._kill(),
             self._press(),
+            self._judge(),
             scaler.run(_SteadyBell(self.settings.looks_every_s)),
         ]
         ending = asyncio.create_task(self._send_and_wait())
@@ -234,13 +244,55 @@ class Installation:
             await asyncio.sleep(last_s * (number + 1) / (self.settings.kills + 1) - asyncio.get_running_loop().time())
             self.cluster.kill(self._dice)
 
+    async def _judge(self) -> None:
+        """Which deadlines are in danger, as `dispatch.Deadlines` finds it: what is told is as old as it is there."""
+        while True:
+            open_books = [book for book in self.ledger.books.values() if not book.state.is_closing]
+            cost_s = _JUDGED_S * len(open_books)
+            await asyncio.sleep(max(_JUDGED_EVERY_S, _JUDGED_LOOKS * cost_s))
+            if self.meter.up:
+                urgency = self._find_urgency(open_books)
+                asyncio.get_running_loop().call_later(cost_s + _JUDGED_EVERY_S, self._hear_urgency, urgency)
+
+    def _find_urgency(self, books: Sequence[Book]) -> Urgency:
+        now_s = asyncio.get_running_loop().time()
+        rate = self.settings.lines_per_s
+        jobs = [
+            QueuedJob(
+                book.job.id,
+                book.job.owner,
+                (),
+                _POOL,
+                work_s=sum(book.left.values()) / (self.meter.up * rate),
+                left_s=book.job.due_s - now_s,
+                tokens=1.0,
+            )
+            for book in books
+        ]
+        least_s = {book.job.id: sum(book.left.values()) / max(1, _count_left(book)) / rate for book in books}
+        weighed = Weighed(self.clock_ms(), (), {}, (), jobs, set())
+        return find_urgency(weighed, least_s, {Urgency.name_lines(ENDPOINT, MODEL): _POOL})
+
+    def _hear_urgency(self, urgency: Urgency) -> None:
+        self.urgency = urgency
+        self.polls += self.meter.up
+        _, pressed_ms = urgency.due.get(Urgency.name_lines(ENDPOINT, MODEL), (0, 0))
+        pressed_s = (pressed_ms - self.begin_ms) / 1000
+        for batch_id, book in self.ledger.books.items():
+            if not book.state.is_closing:
+                is_pressed = (book.is_near or book.job.due_s <= pressed_s) and batch_id not in urgency.given_up
+                if is_pressed is not book.is_pressed:
+                    self.ledger.press(batch_id, is_pressed=is_pressed)
+
     async def _press(self) -> None:
         """When batches become pressed, by the rule of `turns.Choice`."""
         times = sorted((job.due_s - self._find_pressed_s(job), job.comes_s, job.id) for job in self.jobs)
         for at_s, comes_s, batch_id in times:
             await asyncio.sleep(max(at_s, comes_s + _TICK_S) - asyncio.get_running_loop().time())
-            if not self.ledger.books[batch_id].state.is_final:
-                self.ledger.press(batch_id)
+            book = self.ledger.books[batch_id]
+            book.is_near = True
+            if not book.state.is_final:
+                self.ledger.press(batch_id, is_pressed=batch_id not in self.urgency.given_up)
 
     def _find_pressed_s(self, job: Job) -> float:
         window_s = job.due_s - job.comes_s
@@ -339,3 +391,8 @@ class Installation:
             counts=Counts(total=job.lines),
             reserved={MODEL: Reservation(job.lines, 0, TOKENS_A_LINE * job.lines)},
         )
+
+
+def _count_left(book: Book) -> int:
+    """Its turns of which lines are left."""
+    return sum(lines > 0 for lines in book.left.values())

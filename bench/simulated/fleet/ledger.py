@@ -45,6 +45,8 @@ class Book:
     held: dict[int, Holder] = field(default_factory=dict)
     free: int = 0
     """Turns that anybody may take."""
+    is_near: bool = False
+    """Its deadline, so that it goes before others whatever else waits."""
     is_pressed: bool = False
     """For time, so that it goes before others."""
     missed_lines: float = 0.0
@@ -125,12 +127,14 @@ class Ledger:
         """It is given back, and nothing is left of it."""
         self.books[batch_id].held.pop(number, None)
 
-    def press(self, batch_id: str) -> None:
-        """From now on the batch is pressed for time."""
+    def press(self, batch_id: str, *, is_pressed: bool) -> None:
+        """From now on the batch is pressed for time, or not."""
         book = self.books[batch_id]
-        book.is_pressed = True
-        if book.free:
+        book.is_pressed = is_pressed
+        if is_pressed and book.free:
             self.pressed[batch_id] = None
+        else:
+            self.pressed.pop(batch_id, None)
 
     def note_added(self, batch: Batch) -> None:
         """See `BatchWatcher`."""

@@ -8,11 +8,11 @@ import asyncio
 import math
 import random
 from collections import defaultdict
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from backfill.batch import Batch
-from backfill.dispatch.fair_share import Demand, FairShare, find_endangered
+from backfill.dispatch.fair_share import PRESSED_MARGIN, Demand, FairShare, find_endangered
 from backfill.dispatch.slice_supply import OPEN_SLICES_MAX, count_lacking_lines
 from backfill.errors import TurnLost
 from backfill.status import WorkerReport, WorkerStatus
@@ -31,7 +31,6 @@ _OPEN_BATCHES = 96
 _TURN_S = 10.0
 _STOCK_S = 10.0
 _SLACK_S = 5.0
-_PRESSED_MARGIN = 3.0
 _LASTING_S = 2.0
 _RENEWALS_A_LEASE = 3
 _LINES_MIN = 0.5
@@ -141,7 +140,7 @@ class SimulatedWorker:
     def lacks_due(self, due_s: float) -> bool:
         """Whether lines would be taken of a batch that is pressed, whatever is here of its owner."""
         due_at_ms = self._fleet.begin_ms + 1000 * due_s
-        return sum(one.lines for one in self.held.values() if one.turn.batch.deadline_at_ms <= due_at_ms) < self._enough
+        return sum(one.lines for one in self._list_due() if one.turn.batch.deadline_at_ms <= due_at_ms) < self._enough
 
     @property
     def batch_ids(self) -> set[str]:
@@ -198,20 +197,29 @@ class SimulatedWorker:
             self.settle()
 
     def _choose(self) -> OpenTurn | None:
-        now_ms = self._fleet.clock_ms() + 1000 * self._settings.answer_s
         waiting = [one for one in self.held.values() if one.is_open and one.lines]
         if len(waiting) < 2:
             return waiting[0] if waiting else None
-        left_s = (min(one.turn.batch.deadline_at_ms for one in waiting) - now_ms) / 1000
-        work_s = sum(one.lines for one in waiting) / self._rate
-        self._share.endangered = self._share.pressed = ()
-        if work_s * (1 + _PRESSED_MARGIN) + _SLACK_S > left_s:
-            demands = [
-                Demand(one, one.lines / self._rate, (one.turn.batch.deadline_at_ms - now_ms) / 1000) for one in waiting
-            ]
-            self._share.endangered = find_endangered(demands, _SLACK_S)
-            self._share.pressed = find_endangered(demands, _SLACK_S, _PRESSED_MARGIN)
+        waiting.sort(key=lambda one: one.turn.batch.deadline_at_ms)
+        urgency = self._fleet.urgency
+        endangered, pressed = self._find_endangered(waiting)
+        self._share.endangered = [one for one in waiting if one in endangered or urgency.is_endangered(one.turn.batch)]
+        self._share.pressed = [one for one in waiting if one in pressed or urgency.is_pressed(one.turn.batch)]
         return next(self._share.order(), None)
+
+    def _find_endangered(self, waiting: Sequence[OpenTurn]) -> tuple[set[OpenTurn], set[OpenTurn]]:
+        """As it is seen from here: endangered, and pressed."""
+        now_ms = self._fleet.clock_ms() + 1000 * self._settings.answer_s
+        left_s = (waiting[0].turn.batch.deadline_at_ms - now_ms) / 1000
+        work_s = sum(one.lines for one in waiting) / self._rate
+        if work_s * (1 + PRESSED_MARGIN) + _SLACK_S <= left_s:
+            return set(), set()
+        demands = [
+            Demand(one, one.lines / self._rate, (one.turn.batch.deadline_at_ms - now_ms) / 1000)
+            for one in waiting
+            if one.turn.batch.id not in self._fleet.urgency.given_up
+        ]
+        return {*find_endangered(demands, _SLACK_S)}, {*find_endangered(demands, _SLACK_S, PRESSED_MARGIN)}
 
     def _measure_step_s(self, one: OpenTurn) -> float:
         """Until another one may go, or it is time to look for more."""
@@ -294,8 +302,8 @@ class SimulatedWorker:
         turns = [one.turn for one in (*self.held.values(), *self._landing.values())]
         room = _OPEN_BATCHES - len({turn.batch.id for turn in turns})
         lines = {owner: round(lines) for owner, lines in self.lines_of.items()}
-        due = [(one.turn.batch.deadline_at_ms, round(one.lines)) for one in self.held.values()]
-        stock = Stock(lines, self._enough, due)
+        due = [(one.turn.batch.deadline_at_ms, round(one.lines)) for one in self._list_due()]
+        stock = Stock(lines, self._enough, due, self._fleet.urgency)
         with of_kind(Kind.CLAIM):
             taken = await self.turns.take(room, turns, lines_per_s=self._rate, stock=stock)
         self._fleet.note_looked(found=bool(taken))
@@ -318,6 +326,10 @@ class SimulatedWorker:
             self._none_free_until_s[batch.id] = now_s + _TICK_S
         for turn in taken:
             self._begin(turn)
+
+    def _list_due(self) -> list[OpenTurn]:
+        """Those for which there is time."""
+        return [one for one in self.held.values() if one.turn.batch.id not in self._fleet.urgency.given_up]
 
     def _list_batches(self) -> list[Batch]:
         return [*{one.turn.batch.id: one.turn.batch for one in self.held.values() if one.turn.slice_number}.values()]

@@ -24,7 +24,7 @@ from backfill.engines import Fleet
 from backfill.errors import InputLost, StoreUnavailable, TurnLost
 from backfill.journal import SyncGroup
 from backfill.media import MediaLibrary
-from backfill.status import ReplicaStatus, Waiting
+from backfill.status import ReplicaStatus, Urgency, Waiting
 from backfill.store import Blobs, GroupedCalls
 from backfill.turns import ALL_BATCHES, Turn, Turns, now_ms
 from backfill.wire.waiting import explain_pause
@@ -140,6 +140,12 @@ class Dispatcher:
         """Requests that are with the engines now."""
         return sum(feeder.in_flight for feeder in self._feeders.values())
 
+    def note_urgency(self, urgency: Urgency) -> None:
+        """Which deadlines are in danger, of all that waits."""
+        self._open.urgency = urgency
+        for feeder in self._feeders.values():
+            feeder.lanes.urgency = urgency
+
     async def check(self) -> None:
         """Raises StoreUnavailable if nobody has looked for work for a long time, or not at all."""
         silent_s = asyncio.get_running_loop().time() - (self._looked_at_s or float("-inf"))
@@ -204,10 +210,7 @@ class Dispatcher:
         self._paused_of_late.clear()
         lines_per_s = sum(feeder.tally.requests_per_s for feeder in self._feeders.values())
         room = _OPEN_TURNS - len(self._open.list_batches())
-        stock = None
-        if not self._turns.duties.is_alone:
-            places = sum(feeder.concurrency_limit for feeder in self._feeders.values())
-            stock = self._open.take_stock(places, lines_per_s)
+        stock = None if self._turns.duties.is_alone else self._open.take_stock(self._feeders.values())
         passed_over = self.left.batches
         take = self._turns.take(
             room, open_turns, landing, lines_per_s=lines_per_s, stock=stock, passed_over=passed_over

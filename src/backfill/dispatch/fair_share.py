@@ -10,7 +10,21 @@ from collections import deque
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-__all__ = ["Demand", "FairShare", "Queue", "find_endangered"]
+__all__ = [
+    "ENDANGERED_MARGIN",
+    "PRESSED_MARGIN",
+    "Demand",
+    "FairShare",
+    "Queue",
+    "count_endangered",
+    "find_endangered",
+    "sort_out",
+]
+
+ENDANGERED_MARGIN = 0.1
+PRESSED_MARGIN = 3.0
+"""Long before it is in danger, a batch that needs a quarter of the engine until its deadline gets it, and not all of it
+at the end."""
 
 
 class Queue(Hashable, Protocol):
@@ -22,6 +36,7 @@ class Queue(Hashable, Protocol):
 
 
 _Queue = TypeVar("_Queue", bound=Queue)
+_Item = TypeVar("_Item")
 
 
 class _Account(Generic[_Queue]):
@@ -130,25 +145,22 @@ def _with_work(row: Iterable[_Account[_Queue]]) -> Iterator[_Queue]:
     return (queue for account in row for _, queue in account.queues if queue.unsent)
 
 
-class Demand(NamedTuple, Generic[_Queue]):
+class Demand(NamedTuple, Generic[_Item]):
     """What is left of a batch, and until when."""
 
-    queue: _Queue
+    queue: _Item
     work_s: float
     """How long the engine would need if it did nothing else."""
     left_s: float
     """Until the deadline."""
 
 
-def find_endangered(demands: Iterable[Demand[_Queue]], slack_s: float, margin: float = 0.1) -> list[_Queue]:
-    """The queues that miss their deadlines unless they are served first, and now; earliest deadline first.
+def sort_out(demands: Iterable[Demand[_Item]]) -> tuple[list[Demand[_Item]], list[Demand[_Item]]]:
+    """Those that can all be done in time, the earliest deadline first, and those that have to be given up for that.
 
-    Of those that cannot all be done in time as few as possible are given up, the largest (Moore and Hodgson): they go
-    on with their owners' share. The others are in danger as soon as what is due until one of them is, with so much more
-    as `margin` says, leaves no time for anything else, not even `slack_s`. Once there is such time again they are not:
-    they get what they need and no more.
+    As few as possible are given up, the largest (Moore and Hodgson).
     """
-    kept: list[Demand[_Queue]] = []
+    kept: list[Demand[_Item]] = []
     largest: list[tuple[float, int]] = []
     given_up: set[int] = set()
     sum_s = 0.0
@@ -160,10 +172,29 @@ def find_endangered(demands: Iterable[Demand[_Queue]], slack_s: float, margin: f
             work_s, late = heapq.heappop(largest)
             given_up.add(late)
             sum_s += work_s
+    feasible = [demand for number, demand in enumerate(kept) if number not in given_up]
+    return feasible, [kept[number] for number in sorted(given_up)]
+
+
+def count_endangered(feasible: Iterable[Demand[_Item]], slack_s: float, margin: float) -> int:
+    """How many of the first of these have to go before all else.
+
+    They are in danger as soon as what is due until one of them is, with so much more as `margin` says, leaves no time
+    for anything else, not even `slack_s`.
+    """
     sum_s, last = 0.0, 0
-    kept = [demand for number, demand in enumerate(kept) if number not in given_up]
-    for position, demand in enumerate(kept, 1):
+    for position, demand in enumerate(feasible, 1):
         sum_s += demand.work_s
         if sum_s * (1 + margin) + slack_s > demand.left_s:
             last = position
-    return [demand.queue for demand in kept[:last]]
+    return last
+
+
+def find_endangered(demands: Iterable[Demand[_Item]], slack_s: float, margin: float = ENDANGERED_MARGIN) -> list[_Item]:
+    """The queues that miss their deadlines unless they are served first, and now; earliest deadline first.
+
+    Those that cannot be done in time go on with their owners' share. Once there is time for something else again those
+    that were in danger are so no more: they get what they need and no more.
+    """
+    feasible, _ = sort_out(demands)
+    return [demand.queue for demand in feasible[: count_endangered(feasible, slack_s, margin)]]

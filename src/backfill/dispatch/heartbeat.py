@@ -14,7 +14,7 @@ from backfill.dispatch.dispatcher import Dispatcher
 from backfill.dispatch.told_work import ToldWork
 from backfill.engines import Fleet
 from backfill.errors import StoreUnavailable
-from backfill.status import WORKER_MEMORY_MS, WorkerReport, WorkerStatus
+from backfill.status import WORKER_MEMORY_MS, Urgency, WorkerReport, WorkerStatus
 from backfill.store import Workers
 
 __all__ = ["Heartbeat"]
@@ -41,6 +41,8 @@ class Heartbeat:
         """`holder`: the name of this process on leases. `clock_ms`: the clock that all processes share."""
         self.address = ""
         """Where this process answers what others pass on; empty: nowhere."""
+        self.find_urgency: Callable[[], Urgency | None] = lambda: None
+        """What this process has to say of deadlines, if it is the one that judges them."""
         self._workers = workers
         self._dispatcher = dispatcher
         self._fleet = fleet
@@ -93,6 +95,7 @@ class Heartbeat:
             left_slices=left.told_slices,
             offers=self._fleet.offers,
             address=self.address,
+            urgency=self.find_urgency(),
         )
         await self._write(self._work.add(report, self._dispatcher.work_left))
 

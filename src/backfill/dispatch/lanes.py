@@ -5,10 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from backfill.batch import Usage
-from backfill.dispatch.fair_share import Demand, FairShare, find_endangered
+from backfill.dispatch.fair_share import PRESSED_MARGIN, Demand, FairShare, find_endangered
 from backfill.dispatch.lane import Job, Lane
 from backfill.dispatch.open_turn import OpenTurn
 from backfill.dispatch.tally import Tally
+from backfill.status import Urgency
 
 if TYPE_CHECKING:
     from backfill.dispatch.prefix_gate import PrefixGate
@@ -22,8 +23,6 @@ _FIRST_LINES = 16
 _WEIGHT_OF_LAST = 0.05
 # Before a deadline, for the answers to be gathered.
 _SLACK_S = 5.0
-# Long before that, a batch that needs a quarter of the engine until its deadline gets it, and not all of it at the end.
-_PRESSED_MARGIN = 3.0
 
 
 class Peer(Protocol):
@@ -59,6 +58,8 @@ class Lanes:
     def __init__(self, replica: str, tally: Tally, clock_ms: Callable[[], int]) -> None:
         self.tokens_per_s = 0.0
         """What the replica does while it is full, in the tokens that lines are charged; 0: not known yet."""
+        self.urgency = Urgency()
+        """Which deadlines are in danger of all that waits, wherever it is; here only what lies here is seen."""
         self._replica = replica
         self._tally = tally
         self._clock_ms = clock_ms
@@ -174,14 +175,22 @@ class Lanes:
         self._share.charge(lane, tokens)
 
     def _find_endangered(self) -> None:
-        if self.only is not None or self.tokens_per_s <= 0:
+        if self.only is not None:
             self._share.endangered = self._share.pressed = ()
             return
-        # A line that is taken at the last moment comes back too late.
-        now_ms = self._clock_ms() + 1000 * self._tally.duration_s
-        demands = [self._make_demand(lane, now_ms) for lane in self._entries if lane.unsent or lane.delayed]
-        self._share.endangered = find_endangered(demands, _SLACK_S)
-        self._share.pressed = find_endangered(demands, _SLACK_S, _PRESSED_MARGIN)
+        waiting = [lane for lane in self._entries if lane.unsent or lane.delayed]
+        waiting.sort(key=lambda lane: lane.turn.turn.batch.deadline_at_ms)
+        demands: list[Demand[Lane[OpenTurn]]] = []
+        if self.tokens_per_s > 0:
+            # A line that is taken at the last moment comes back too late.
+            now_ms = self._clock_ms() + 1000 * self._tally.duration_s
+            given_up = self.urgency.given_up
+            demands = [self._make_demand(lane, now_ms) for lane in waiting if lane.turn.turn.batch.id not in given_up]
+        endangered = {*find_endangered(demands, _SLACK_S)}
+        pressed = {*find_endangered(demands, _SLACK_S, PRESSED_MARGIN)}
+        is_endangered, is_pressed = self.urgency.is_endangered, self.urgency.is_pressed
+        self._share.endangered = [lane for lane in waiting if lane in endangered or is_endangered(lane.turn.turn.batch)]
+        self._share.pressed = [lane for lane in waiting if lane in pressed or is_pressed(lane.turn.turn.batch)]
 
     def _make_demand(self, lane: Lane[OpenTurn], now_ms: float) -> Demand[Lane[OpenTurn]]:
         entry = self._entries[lane]

@@ -10,6 +10,7 @@ from backfill.batch import Batch
 from backfill.dispatch.feeder import Feeder
 from backfill.dispatch.open_turn import OpenTurn
 from backfill.dispatch.slice_supply import OPEN_SLICES_MAX, count_lacking_lines
+from backfill.status import Urgency
 from backfill.turns import Stock, Turn
 
 __all__ = ["Work", "Works"]
@@ -55,6 +56,8 @@ class Works:
     def __init__(self) -> None:
         self._works: dict[str, Work] = {}
         """By the names of their turns."""
+        self.urgency = Urgency()
+        """Which deadlines are in danger, of all that waits, wherever it is."""
 
     def __iter__(self) -> Iterator[Work]:
         return iter([*self._works.values()])
@@ -79,11 +82,10 @@ class Works:
         """Theirs: each once, however many of its slices are open, so that it takes no more places than others."""
         return [*{turn.batch.id: turn.batch for turn in self.list_turns(landing=landing)}.values()]
 
-    def take_stock(self, places: int, lines_per_s: float) -> Stock:
-        """What fills the engines until the next batch is opened; more would lie here while others had nothing to do.
-
-        `places`: requests that the engines are given at once.
-        """
+    def take_stock(self, feeders: Collection[Feeder]) -> Stock:
+        """What fills the engines until the next batch is opened; more would lie here while others had nothing to do."""
+        places = sum(feeder.concurrency_limit for feeder in feeders)
+        lines_per_s = sum(feeder.tally.requests_per_s for feeder in feeders)
         lines: Counter[str] = Counter()
         due: list[tuple[int, int]] = []
         for work in self._works.values():
@@ -92,8 +94,9 @@ class Works:
                 unopened = batch.counts.total // max(1, batch.slices)
                 left = unopened if work.opened is None else work.opened.lines_left
                 lines[batch.owner] += left
-                due.append((batch.deadline_at_ms, left))
-        return Stock(lines, max(2 * places, round(_STOCK_S * lines_per_s)), due)
+                if batch.id not in self.urgency.given_up:
+                    due.append((batch.deadline_at_ms, left))
+        return Stock(lines, max(2 * places, round(_STOCK_S * lines_per_s)), due, self.urgency)
 
     def count_lacking(self, batch: Batch, feeders: Collection[Feeder]) -> int:
         """How many further slices of a batch that was cut to take now, so that none of these runs dry."""

@@ -121,9 +121,9 @@ _OF_OWNER = (
 # SQLite knows no locks of rows, and leaves this out.
 _OF_OWNER_UNTAKEN = _OF_OWNER.with_for_update(skip_locked=True)
 # However many are passed over, it is one value.
-_BESIDES = {
-    "sqlite": "id NOT IN (SELECT value FROM json_each(:besides))",
-    "postgresql": "id NOT IN (SELECT jsonb_array_elements_text(CAST(:besides AS jsonb)))",
+_PASSED_OVER = {
+    "sqlite": "id NOT IN (SELECT value FROM json_each(:{list}))",
+    "postgresql": "id NOT IN (SELECT jsonb_array_elements_text(CAST(:{list} AS jsonb)))",
 }
 
 
@@ -136,16 +136,22 @@ class _Looks(NamedTuple):
 
 
 @functools.lru_cache
-def _make_looks(dialect: str, *, passes_over: bool, locks: bool) -> _Looks:
-    """With `passes_over` none of them gives batches of a list `besides`; with `locks` those that are given are kept."""
+def _make_looks(dialect: str, *, passes_over: bool, some_not_due: bool, locks: bool) -> _Looks:
+    """With `passes_over` none of them gives batches of a list `besides`; with `locks` those that are given are kept.
+
+    With `some_not_due` those of a list `not_due` are not given as due.
+    """
     in_round = _IN_ROUND_UNTAKEN_SQL if dialect == "postgresql" else _IN_ROUND_SQL
     due, of_owner = (_DUE_UNTAKEN, _OF_OWNER_UNTAKEN) if locks else (BATCHES_IN_STATE, _OF_OWNER)
     if not locks:
         in_round = in_round.replace(_LOCK_SQL, "")
     if passes_over:
         free = "(holder IS NULL OR lease_until_ms < :free_at)"
-        in_round = in_round.replace(free, f"{free} AND {_BESIDES[dialect]}")
-        due, of_owner = (look.where(text(f"batches.{_BESIDES[dialect]}")) for look in (due, of_owner))
+        besides = _PASSED_OVER[dialect].replace("{list}", "besides")
+        in_round = in_round.replace(free, f"{free} AND {besides}")
+        due, of_owner = (look.where(text(f"batches.{besides}")) for look in (due, of_owner))
+    if some_not_due:
+        due = due.where(text("batches." + _PASSED_OVER[dialect].replace("{list}", "not_due")))
     columns = {column.name: column.type for column in batches.c}
     in_round = in_round.replace("{columns}", _COLUMNS).replace("{heads}", _HEADS)
     return _Looks(due, text(in_round).columns(**columns), of_owner)
@@ -166,6 +172,8 @@ class Wanted(NamedTuple):
     """How many are to be taken: where so many owners are seen, one batch of each will do."""
     besides: tuple[str, ...] = ()
     """Ids of batches that are passed over, so that they hide no others."""
+    not_due: tuple[str, ...] = ()
+    """Ids of batches that are passed over where those are looked for that are due first."""
 
 
 class Claimed(NamedTuple):
@@ -184,9 +192,9 @@ def find_next(connection: Connection, wanted: Wanted, *, locks: bool = False) ->
 
     With `locks`, on PostgreSQL, without those that another transaction is about to take, and kept until this one ends.
     """
-    looks, besides = _choose_looks(connection, wanted, locks=locks)
+    looks, lists = _choose_looks(connection, wanted, locks=locks)
     values = {"in_state": wanted.state, "free_at": wanted.free_at_ms, "due_at": LATEST_MS, "most": wanted.most}
-    due_first = connection.execute(looks.due, values | besides).all()
+    due_first = connection.execute(looks.due, values | lists).all()
     return [*map(to_batch, due_first)], [*map(to_batch, _find_in_round(connection, wanted, locks=locks))]
 
 
@@ -206,16 +214,18 @@ def claim_next(connection: Connection, wanted: Wanted, choose: Choose, lease: Le
 
 
 def _choose_looks(connection: Connection, wanted: Wanted, *, locks: bool) -> tuple[_Looks, dict[str, str]]:
-    """The statements, and what those of them that pass over batches need beside their own values."""
-    looks = _make_looks(connection.dialect.name, passes_over=bool(wanted.besides), locks=locks)
-    return looks, {"besides": msgspec.json.encode(wanted.besides).decode()} if wanted.besides else {}
+    """The statements, and the lists of what those of them that pass over batches pass over."""
+    lists = {"besides": wanted.besides, "not_due": wanted.not_due}
+    told = {name: msgspec.json.encode(ids).decode() for name, ids in lists.items() if ids}
+    passes_over, some_not_due = "besides" in told, "not_due" in told
+    return _make_looks(connection.dialect.name, passes_over=passes_over, some_not_due=some_not_due, locks=locks), told
 
 
 def _find_in_round(connection: Connection, wanted: Wanted, *, locks: bool) -> Sequence[Row[Any]]:
     """The first batch of each of the owners; if these are fewer than `turns`, more of each, about as many in all."""
     values = {"in_state": wanted.state, "free_at": wanted.free_at_ms, "after": wanted.after, "most": wanted.owners}
-    looks, besides = _choose_looks(connection, wanted, locks=locks)
-    values |= besides
+    looks, lists = _choose_looks(connection, wanted, locks=locks)
+    values |= lists
     heads = connection.execute(looks.in_round, values).all()
     if not heads or len(heads) >= min(wanted.owners, wanted.turns):
         return heads

@@ -7,11 +7,14 @@ from sqlalchemy import Connection, bindparam, select
 
 from backfill.status import WorkerReport, WorkerStatus
 from backfill.store.database import Database
-from backfill.store.schema import workers
+from backfill.store.schema import leases, workers
 
 __all__ = ["Workers", "note_ends"]
 
 _ALL = select(workers).order_by(workers.c.started_at_ms, workers.c.id)
+_ON_DUTY = select(workers.c.told).where(
+    workers.c.id == select(leases.c.holder).where(leases.c.name == bindparam("duty")).scalar_subquery()
+)
 _NAMED_SO = select(workers.c.id, workers.c.told)
 _REPLACED = workers.delete().where(workers.c.id == bindparam("sought"))
 _OLD = workers.delete().where(workers.c.seen_at_ms < bindparam("before"))
@@ -38,6 +41,11 @@ class Workers:
     async def remove(self, worker_id: str) -> None:
         """Forget one that has ended."""
         await self._database.write(lambda connection: connection.execute(_REPLACED, {"sought": worker_id}))
+
+    async def find_on_duty(self, duty: str) -> WorkerReport | None:
+        """What that one told last who has the duty, or had it last."""
+        rows = await self._database.find(_ON_DUTY, {"duty": duty})
+        return msgspec.convert(rows[0].told, WorkerReport) if rows else None
 
     async def list(self) -> Sequence[WorkerStatus]:
         """All that are known, oldest first."""

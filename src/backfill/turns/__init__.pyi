@@ -3,7 +3,7 @@ from .announcements import Announcements
 from .bell import Bell
 from .choice import Stock
 from .creation import Appraise, Attempt, BatchRequest, Creation
-from .duties import ADMISSION, RETENTION, WEBHOOKS, Duties
+from .duties import ADMISSION, DEADLINES, RETENTION, WEBHOOKS, Duties
 from .neighbours import Company, Neighbours
 from .setbacks import ALL_BATCHES, Setbacks
 from .turns import Turn, Turns, now_ms
@@ -11,6 +11,7 @@ from .turns import Turn, Turns, now_ms
 __all__ = [
     "ADMISSION",
     "ALL_BATCHES",
+    "DEADLINES",
     "RETENTION",
     "WEBHOOKS",
     "Announcements",

@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from backfill.batch import Batch
+from backfill.status import Urgency
 
 __all__ = ["Choice", "Stock"]
 
@@ -31,7 +32,9 @@ class Stock(NamedTuple):
     """Owner -> lines of his that are left in open turns."""
     enough: int
     due: Sequence[tuple[int, int]] = ()
-    """Deadline and lines that are left of each open turn."""
+    """Deadline and lines that are left of each open turn, but for those of batches that are given up."""
+    urgency: Urgency = Urgency()
+    """Which deadlines are in danger, of all that waits."""
 
     @property
     def is_enough(self) -> bool:
@@ -77,6 +80,11 @@ class Choice:
     def owners_to_see(self) -> int:
         """Those who have their part already must not hide the others; what one look does not see, the next one does."""
         return self.most + min(_OWNERS_PASSED_OVER, sum(not self._may_have(owner) for owner in self._held))
+
+    @property
+    def not_due(self) -> tuple[str, ...]:
+        """Batches for which there is no time any more: they go before nobody."""
+        return () if self._stock is None else tuple(self._stock.urgency.given_up)
 
     @property
     def due_to_see(self) -> int:
@@ -132,6 +140,8 @@ class Choice:
         return self._stock.count_due(batch.deadline_at_ms) + chosen < self._lines_enough
 
     def _is_pressed(self, batch: Batch) -> bool:
+        if self._stock is not None and self._stock.urgency.is_pressed(batch):
+            return True
         left_ms = batch.deadline_at_ms - self._now_ms
         if left_ms < _PRESSED_SHARE * (batch.deadline_at_ms - batch.created_at_ms):
             return True

@@ -11,10 +11,12 @@ from backfill.errors import StoreUnavailable
 from backfill.store import Leases
 from backfill.turns.bell import Bell
 
-__all__ = ["ADMISSION", "RETENTION", "WEBHOOKS", "Duties"]
+__all__ = ["ADMISSION", "DEADLINES", "RETENTION", "WEBHOOKS", "Duties"]
 
 ADMISSION = "admission"
 """New batches are judged, and those end whose time is over."""
+DEADLINES = "deadlines"
+"""Which of them are in danger is judged for all who work."""
 WEBHOOKS = "webhooks"
 RETENTION = "retention"
 _LOOK_AGAIN_S = 0.1

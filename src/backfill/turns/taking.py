@@ -46,6 +46,7 @@ class Taking:
             choice.due_to_see,
             choice.most,
             tuple(besides),
+            choice.not_due,
         )
         # Where one writes at a time, a look that finds nothing must keep nobody from writing. If there was something
         # for each place the last time there mostly is again, and to look twice would take as long as all the rest.

@@ -9,6 +9,7 @@ from typing import Any
 from backfill.batch import Batch, Counts, State
 from backfill.dispatch.slice_supply import OPEN_SLICES_MAX, count_lacking_lines
 from backfill.dispatch.works import Work, Works
+from backfill.status import Urgency
 from backfill.turns import Turn
 
 SLICES = 40
@@ -46,6 +47,7 @@ class FakeFeeder:
     lanes: list[FakeLane] = field(default_factory=list)
     in_flight: int = 0
     requests_per_s: float = 0.0
+    concurrency_limit: int = 0
     is_well: bool = True
 
     @property
@@ -141,7 +143,11 @@ def test_what_is_here_is_told_by_owner_and_by_deadline() -> None:
     world.add(opened=False)
     world.add().opened = SimpleNamespace(lines_left=30)  # type: ignore[assignment]
     world.add(opened=False).is_done = True
-    stock = world.works.take_stock(8, 5.0)
+    feeders: Any = [FakeFeeder(requests_per_s=3.0, concurrency_limit=5), FakeFeeder(requests_per_s=2.0)]
+    stock = world.works.take_stock(feeders)
     assert (stock.lines, stock.enough) == ({"o": 130}, 50)
     assert stock.is_enough
     assert (stock.count_due(1), stock.count_due(2)) == (0, 130)
+    world.works.urgency = Urgency(given_up=frozenset({"batch"}))
+    stock = world.works.take_stock(feeders)
+    assert (stock.is_enough, stock.count_due(2)) == (True, 0)
