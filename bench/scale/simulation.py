@@ -80,16 +80,18 @@ def note(findings: Findings, outcome: Outcome, costs: Costs) -> None:
         sim_transactions_per_s=outcome.transactions_per_s,
         sim_missed_ratio=outcome.missed_ratio,
         sim_transactions_max_per_s=total / work_s,
-        sim_missed_ratio_as_up=outcome.missed_ratio_as_up,
-        sim_missed_lines=outcome.missed_lines,
-        sim_missed_lines_offline=outcome.offline_missed_lines,
+        sim_missed_batches=outcome.missed_batches,
+        sim_missed_batches_offline=outcome.offline_late_batches,
+        sim_missed_lines_ratio=outcome.missed_lines_ratio,
+        sim_missed_lines_ratio_as_up=outcome.missed_lines_ratio_as_up,
     )
     findings.facts["sim_transactions"] = {str(kind): count for kind, count in outcome.writes.items()}
     findings.facts["sim_replicas_most"] = outcome.most_up
     tell(
         f"simulation: {outcome.feeding_share:.4f} of their time replicas had lines, "
         f"{outcome.transactions_per_s:.0f} transactions/s of at most {total / work_s:.0f}, "
-        f"missed {outcome.missed_lines:.0f} lines and the best order {outcome.offline_missed_lines:.0f}"
+        f"{outcome.missed_batches} batches late and {outcome.offline_late_batches} in an order that knows all before, "
+        f"{outcome.missed_lines:.0f} lines missed and {outcome.offline_missed_lines:.0f} in the best one"
     )
 
 

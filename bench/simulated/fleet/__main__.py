@@ -38,7 +38,8 @@ def main() -> None:
     load = Load(options.batches, options.lines, options.owners, options.replicas * options.lines_per_s)
     with tempfile.TemporaryDirectory() as folder:
         outcome = run_fleet(settings, draw_jobs(load, options.seed), Costs(), Path(folder), options.seed)
-    told = outcome._asdict() | {"missed_ratio": outcome.missed_ratio, "missed_ratio_as_up": outcome.missed_ratio_as_up}
+    ratios = ("missed_ratio", "missed_lines_ratio", "missed_lines_ratio_as_up")
+    told = outcome._asdict() | {name: getattr(outcome, name) for name in ratios}
     print(json.dumps(told))
 
 

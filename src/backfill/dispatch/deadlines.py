@@ -1,8 +1,8 @@
 """Which deadlines are in danger, among all batches and all workers: one process judges it, and the others read that.
 
-A worker sees its own turns. Whether the deadline of a large batch in slices can be met, or of many small ones that wait,
-is a question of all that is due before and of all who work. A look at all of it takes a second or so where much waits,
-so that it is one process's duty; what comes of it fits into the row in which it tells of itself.
+A worker sees its own turns. Whether the deadline of a large batch in slices can be met, or of many small ones that
+wait, is a question of all that is due before and of all who work. A look at all of it takes a second or so where much
+waits, so that it is one process's duty; what comes of it fits into the row in which it tells of itself.
 """
 
 import asyncio
@@ -10,6 +10,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -17,10 +18,12 @@ from backfill.dispatch.crew import Crew
 from backfill.dispatch.fair_share import ENDANGERED_MARGIN, PRESSED_MARGIN, Demand, count_endangered, sort_out
 from backfill.dispatch.weighing import Pool, Weighed, Weighing, guess_needs, join_pools
 from backfill.errors import StoreUnavailable
-from backfill.plan import Job
 from backfill.status import Urgency
 from backfill.store import Workers
 from backfill.turns import DEADLINES, Duties
+
+if TYPE_CHECKING:
+    from backfill.plan import Job
 
 __all__ = ["Deadlines", "find_urgency"]
 
@@ -106,23 +109,31 @@ class Deadlines:
 def find_urgency(weighed: Weighed, least_s: Mapping[str, float], pools: Mapping[str, Pool]) -> Urgency:
     """What is in danger of all that was weighed. Pure.
 
-    `least_s`: batch -> how long before its deadline its last turn has to be begun. `pools`: lines (`name_lines`) -> who
-    serves them.
+    `least_s`: batch -> how long one turn on it takes, which one worker has for himself. `pools`: lines, as `name_lines`
+    has them -> who serves them.
     """
     by_pool: defaultdict[Pool, list[Demand[Job]]] = defaultdict(list)
+    hopeless: list[Job] = []
     for job in weighed.jobs:
-        if job.work_s:
-            by_pool[job.pool].append(Demand(job, job.work_s, job.left_s - least_s.get(job.batch, 0.0)))
+        if job.work_s and least_s.get(job.batch, 0.0) > job.left_s:
+            hopeless.append(job)
+        elif job.work_s:
+            by_pool[job.pool].append(Demand(job, job.work_s, job.left_s))
     due_of: dict[Pool, tuple[int, int]] = {}
-    given_up: list[tuple[float, str]] = []
     for pool, demands in by_pool.items():
-        feasible, hopeless = sort_out(demands)
-        counts = [count_endangered(feasible, _SLACK_S, margin) for margin in (ENDANGERED_MARGIN, PRESSED_MARGIN)]
-        lefts = [max((demand.queue.left_s for demand in feasible[:count]), default=None) for count in counts]
+        feasible, too_much = sort_out(demands)
+        hopeless += [demand.queue for demand in too_much]
+        # All are fast together, and each turn is as slow as one of them: it has to be begun before.
+        begun = [
+            demand._replace(left_s=demand.left_s - max(0.0, least_s.get(demand.queue.batch, 0.0) - demand.work_s))
+            for demand in feasible
+        ]
+        counts = [count_endangered(begun, _SLACK_S, margin) for margin in (ENDANGERED_MARGIN, PRESSED_MARGIN)]
+        lefts = [feasible[count - 1].left_s if count else None for count in counts]
         endangered, pressed = (0 if left_s is None else weighed.now_ms + round(1000 * left_s) for left_s in lefts)
         due_of[pool] = (endangered, pressed)
-        given_up += [(each.queue.left_s, each.queue.batch) for each in hopeless if each.queue.left_s <= (lefts[1] or 0)]
     joined = join_pools({*pools.values(), *by_pool})
     due = {lines: due_of[joined[pool]] for lines, pool in pools.items() if any(due_of.get(joined[pool], ()))}
-    first = sorted(given_up)[:_GIVEN_UP_MAX]
-    return Urgency(weighed.now_ms, due, frozenset(batch for _, batch in first))
+    last_s = (max((pressed for _, pressed in due_of.values()), default=0) - weighed.now_ms) / 1000
+    given_up = sorted((job.left_s, job.batch) for job in hopeless if job.left_s <= last_s)[:_GIVEN_UP_MAX]
+    return Urgency(weighed.now_ms, due, frozenset(batch for _, batch in given_up))

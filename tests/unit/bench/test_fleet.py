@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 from backfill.batch import Batch, State
 from backfill.plan import count_slices
+from backfill.status import Urgency
 from backfill.turns import Turn
 from backfill.turns.choice import Choice
-from bench.simulated.fleet import worker
+from bench.simulated.fleet import installation, worker
 from bench.simulated.fleet.database import Costs, Kind
 from bench.simulated.fleet.ledger import Ledger
 from bench.simulated.fleet.load import Job, Load, draw_jobs
 from bench.simulated.fleet.meter import Meter
-from bench.simulated.fleet.offline import count_missed
+from bench.simulated.fleet.offline import count_late, count_missed
 from bench.simulated.fleet.run import Outcome, run_fleet
 from bench.simulated.fleet.settings import FleetSettings
 
@@ -59,15 +60,19 @@ def make_rush(count: int) -> list[Job]:
     return [*large, *small]
 
 
-def test_more_is_missed_if_deadlines_are_not_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rush_that_all_can_do_together_is_done_in_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings, jobs = FleetSettings(REPLICAS, kills=0, idle_s=30.0), make_rush(12)
-    before = run_fleet(settings, jobs, Costs(), _make(tmp_path / "sound"))
+    found = run_fleet(settings, jobs, Costs(), _make(tmp_path / "sound"))
+    assert (found.offline_missed_lines, found.missed_batches, found.missed_ratio) == (0, 0, 1.0)
+    # Each worker by what it has alone.
+    monkeypatch.setattr(installation, "find_urgency", lambda *_: Urgency())
+    alone = run_fleet(settings, jobs, Costs(), _make(tmp_path / "alone"))
+    assert alone.missed_batches > 3
+    # Nobody at all.
     monkeypatch.setattr(Choice, "_is_pressed", lambda *_: False)
     monkeypatch.setattr(worker, "find_endangered", lambda *_: [])
-    after = run_fleet(settings, jobs, Costs(), _make(tmp_path / "broken"))
-    assert before.offline_missed_lines == 0
-    assert before.missed_ratio < after.missed_ratio
-    assert after.missed_lines > 10_000
+    broken = run_fleet(settings, jobs, Costs(), _make(tmp_path / "broken"))
+    assert broken.missed_lines > max(alone.missed_lines, 10_000)
 
 
 def test_a_database_that_takes_long_keeps_replicas_from_their_lines(tmp_path: Path) -> None:
@@ -134,6 +139,23 @@ def test_the_best_order_is_known(
     jobs: list[Job], capacity: list[tuple[float, float]], missed: tuple[float, int]
 ) -> None:
     assert count_missed(jobs, capacity) == pytest.approx(missed)
+
+
+@pytest.mark.parametrize(
+    ("jobs", "late"),
+    [
+        ([Job("a", "o", 100, 0.0, 10.0)], 0),
+        ([Job("a", "o", 101, 0.0, 10.0)], 1),
+        # One large one for two small ones, whenever it is due.
+        ([Job("a", "o", 90, 0.0, 10.0), Job("b", "o", 50, 0.0, 10.5), Job("c", "o", 50, 0.0, 10.5)], 1),
+        ([Job("a", "o", 50, 0.0, 10.0), Job("b", "o", 50, 0.0, 10.1), Job("c", "o", 90, 0.0, 10.2)], 1),
+        # What is due later is interrupted, and what was done before a pause is not to blame.
+        ([Job("a", "o", 500, 0.0, 60.0), Job("b", "o", 100, 5.0, 15.0)], 0),
+        ([Job("a", "o", 500, 0.0, 60.0), Job("b", "o", 101, 70.0, 80.0), Job("c", "o", 20, 70.0, 79.0)], 1),
+    ],
+)
+def test_an_order_that_gives_up_few_batches_is_known(jobs: list[Job], late: int) -> None:
+    assert count_late(jobs, 10.0) == late
 
 
 LINES = st.lists(st.tuples(st.integers(0, 5), st.integers(1, 4)), max_size=6)

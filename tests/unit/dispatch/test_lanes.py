@@ -10,8 +10,18 @@ import pytest
 from backfill.config import DispatchConfig
 from backfill.dispatch.feeder import Feeder
 from backfill.engines import CacheHabit
+from backfill.status import Urgency
 from bench.simulated.clock import run_virtual
-from tests.support.feeding import FakeReplica, MemoryTurn, feeding, group_of, make_lane, make_limits, make_turn
+from tests.support.feeding import (
+    ENDPOINT,
+    FakeReplica,
+    MemoryTurn,
+    feeding,
+    group_of,
+    make_lane,
+    make_limits,
+    make_turn,
+)
 
 GIANT = range(3_000)
 SMALL = range(5_000, 5_050)
@@ -207,3 +217,34 @@ def test_an_owner_whose_lines_wait_for_their_prefix_leaves_the_room_to_others() 
             return len(engine.replica.in_flight)
 
     assert run_virtual(share()) == 8
+
+
+@pytest.mark.parametrize("which", ["endangered", "pressed"])
+def test_what_is_in_danger_elsewhere_goes_first_though_there_is_time_for_what_lies_here(which: str) -> None:
+    async def count() -> tuple[int, int]:
+        engine = Engine()
+        async with feeding(engine.feeder):
+            first = engine.give(GIANT, "a")
+            await asyncio.sleep(30.5)
+            second = engine.give(range(3_000, 6_000), "b", window_ms=DAY_MS // 2)
+            await asyncio.sleep(60)
+            until_ms = round(1000 * asyncio.get_running_loop().time()) + DAY_MS // 2
+            due = (until_ms, until_ms) if which == "endangered" else (0, until_ms)
+            engine.feeder.lanes.urgency = Urgency(due={Urgency.name_lines(ENDPOINT, ""): due})
+            await asyncio.sleep(10)
+            before = len(first.records)
+            await asyncio.sleep(60)
+            # One that is given up goes before nobody.
+            goes_first = len(first.records) - before
+            engine.feeder.lanes.urgency = Urgency(
+                due=engine.feeder.lanes.urgency.due, given_up=frozenset({"batch-3000"})
+            )
+            await asyncio.sleep(10)
+            before = len(first.records)
+            await asyncio.sleep(100)
+            assert not second.over.is_set()
+            return goes_first, len(first.records) - before
+
+    beside, shared = run_virtual(count())
+    assert beside == 0
+    assert shared > 100

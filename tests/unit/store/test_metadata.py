@@ -184,7 +184,7 @@ async def test_an_owner_s_next_turn_is_found_without_reading_the_rows_of_others(
     await add_waiting(metadata, 1000)
     values = {"in_state": "in_progress", "free_at": 1, "after": "", "most": 1}
     values |= {"besides": '["batch-1"]'} if passes_over else {}
-    look = _make_looks(rows.name, passes_over=passes_over, locks=True).in_round
+    look = _make_looks(rows.name, passes_over=passes_over, some_not_due=False, locks=True).in_round
     if rows.name == "sqlite":
         steps = rows.explain(look, values)
         looks = [step for step in steps if "batches" in step]
@@ -215,6 +215,20 @@ async def test_owners_take_turns_and_of_each_the_highest_priority_is_first_then_
     assert await find("", 3, free_at_ms=501) == ["2", "3", "5"]
     assert await find("b", 6) == ["5", "2", "4", "1", "0"]
     assert await metadata.find_next(Wanted(State.VALIDATING, 1, "", 5, 5, 5)) == ([], [])
+
+
+async def test_what_is_not_due_hides_nothing_that_is_and_has_its_turn_in_the_round(metadata: Metadata) -> None:
+    for number in range(3):
+        batch = make_batch(number, f"owner-{number}", deadline_at_ms=number)
+        await metadata.add_batch(batch)
+    wanted = Wanted(State.IN_PROGRESS, 1, "", 3, 1, 3)
+    for not_due, first in (((), "batch-0"), (("batch-0", "batch-1"), "batch-2")):
+        due_first, in_round = await metadata.find_next(wanted._replace(not_due=not_due))
+        assert [batch.id for batch in due_first] == [first]
+        assert [batch.id for batch in in_round] == ["batch-0", "batch-1", "batch-2"]
+    both = wanted._replace(not_due=("batch-0",), besides=("batch-1",))
+    due_first, in_round = await metadata.find_next(both)
+    assert [[batch.id for batch in found] for found in (due_first, in_round)] == [["batch-2"], ["batch-0", "batch-2"]]
 
 
 async def test_no_more_are_found_than_asked_for(metadata: Metadata) -> None:

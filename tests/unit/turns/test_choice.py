@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from backfill.batch import Batch, Counts, State
 from backfill.config import LimitsConfig
+from backfill.status import Urgency
 from backfill.store import Metadata
 from backfill.turns import Turns
 from backfill.turns.choice import Choice, Stock
@@ -80,6 +81,18 @@ def test_what_is_pressed_is_left_to_others_where_enough_is_here_that_goes_before
     assert choose((sooner, 200)) == []
     assert choose((later, 200)) == pressed[:2]
     assert choose((sooner, 100), (later, 100)) == pressed[:1]
+
+
+def test_what_is_in_danger_elsewhere_is_taken_before_what_is_next_in_the_round() -> None:
+    waiting, urgent, hopeless = make_batch(0, "a"), make_batch(1, "b"), make_batch(2, "b")
+    lines = Urgency.name_lines(urgent.endpoint, "")
+    due = {lines: (0, urgent.deadline_at_ms)}
+    stock = Stock({}, 200, (), Urgency(due=due, given_up=frozenset({hopeless.id})))
+    choice = Choice([], 1, NOW_MS, 0.0, stock=stock)
+    assert choice.not_due == (hopeless.id,)
+    assert choice.choose([urgent], [waiting]) == [urgent]
+    choice = Choice([], 1, NOW_MS, 0.0, stock=stock)
+    assert choice.choose([hopeless], [waiting]) == [waiting]
 
 
 def test_a_look_for_others_is_small_where_enough_is_here() -> None:
