@@ -28,22 +28,25 @@ class HasUrl(Protocol):
 class Client:
     """Together's dialect over plain HTTP, against whatever address the server has now."""
 
-    def __init__(self, server: HasUrl) -> None:
+    def __init__(self, server: HasUrl, key: str = "") -> None:
+        """`key`: the API key that goes with each request; empty: none."""
         self._server = server
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
 
     def request(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One request; raises httpx.TransportError if the server dies over it."""
-        with httpx.Client(base_url=self._server.url, timeout=30, trust_env=False, verify=_NO_TLS) as http:
+        with self._connect() as http:
             return http.request(method, path, **options)
 
     @contextmanager
     def stream(self, path: str) -> Iterator[httpx.Response]:
         """The answer to a GET, as it comes."""
-        with (
-            httpx.Client(base_url=self._server.url, timeout=30, trust_env=False, verify=_NO_TLS) as http,
-            http.stream("GET", path) as response,
-        ):
+        with self._connect() as http, http.stream("GET", path) as response:
             yield response
+
+    def _connect(self) -> httpx.Client:
+        server = self._server.url
+        return httpx.Client(base_url=server, headers=self._headers, timeout=30, trust_env=False, verify=_NO_TLS)
 
     def upload(self, data: bytes) -> str:
         """Upload a batch file and give its id."""
@@ -53,9 +56,9 @@ class Client:
         response.raise_for_status()
         return str(response.json()["id"])
 
-    def create(self, file_id: str, endpoint: str = "/v1/chat/completions") -> str:
+    def create(self, file_id: str, endpoint: str = "/v1/chat/completions", **members: Any) -> str:
         """Create a batch and give its id."""
-        body = {"endpoint": endpoint, "input_file_id": file_id}
+        body = {"endpoint": endpoint, "input_file_id": file_id} | members
         response = self.request("POST", "/v1/batches", json=body)
         response.raise_for_status()
         return str(response.json()["job"]["id"])

@@ -32,8 +32,12 @@ _PERIOD_S = 5.0
 _PERIOD_LOOKS = 20
 # What is older is not believed: whoever judged it is gone, or cannot.
 _BELIEVED_MS = 60_000
-# From the judgement until all have read it, and for the answers to be gathered.
-_SLACK_S = 15.0
+# From the judgement until all have read it, twice, since more may have come meanwhile; and for answers to be gathered.
+_SLACK_S = 30.0
+# Where there is too little time for all, those that are kept are not to be late by a last line.
+_RESERVE_S = 10.0
+# The last slices of a batch are a quarter of the others (`plan.cut_lines`).
+_LAST_TURN = 0.25
 _GIVEN_UP_MAX = 500
 _log = structlog.get_logger(__name__)
 
@@ -115,21 +119,22 @@ def find_urgency(weighed: Weighed, least_s: Mapping[str, float], pools: Mapping[
     by_pool: defaultdict[Pool, list[Demand[Job]]] = defaultdict(list)
     hopeless: list[Job] = []
     for job in weighed.jobs:
-        if job.work_s and least_s.get(job.batch, 0.0) > job.left_s:
+        alone_s = least_s.get(job.batch, 0.0)
+        if job.work_s and alone_s > job.left_s:
             hopeless.append(job)
         elif job.work_s:
-            by_pool[job.pool].append(Demand(job, job.work_s, job.left_s))
+            by_pool[job.pool].append(Demand(job, job.work_s, _reserve(job, alone_s)))
     due_of: dict[Pool, tuple[int, int]] = {}
     for pool, demands in by_pool.items():
         feasible, too_much = sort_out(demands)
         hopeless += [demand.queue for demand in too_much]
         # All are fast together, and each turn is as slow as one of them: it has to be begun before.
         begun = [
-            demand._replace(left_s=demand.left_s - max(0.0, least_s.get(demand.queue.batch, 0.0) - demand.work_s))
+            demand._replace(left_s=demand.queue.left_s - max(0.0, least_s.get(demand.queue.batch, 0.0) - demand.work_s))
             for demand in feasible
         ]
         counts = [count_endangered(begun, _SLACK_S, margin) for margin in (ENDANGERED_MARGIN, PRESSED_MARGIN)]
-        lefts = [feasible[count - 1].left_s if count else None for count in counts]
+        lefts = [max((each.queue.left_s for each in feasible[:count]), default=None) for count in counts]
         endangered, pressed = (0 if left_s is None else weighed.now_ms + round(1000 * left_s) for left_s in lefts)
         due_of[pool] = (endangered, pressed)
     joined = join_pools({*pools.values(), *by_pool})
@@ -137,3 +142,9 @@ def find_urgency(weighed: Weighed, least_s: Mapping[str, float], pools: Mapping[
     last_s = (max((pressed for _, pressed in due_of.values()), default=0) - weighed.now_ms) / 1000
     given_up = sorted((job.left_s, job.batch) for job in hopeless if job.left_s <= last_s)[:_GIVEN_UP_MAX]
     return Urgency(weighed.now_ms, due, frozenset(batch for _, batch in given_up))
+
+
+def _reserve(job: "Job", alone_s: float) -> float:
+    """The time that is left without what the last turn takes and a little more; all of it, if it is needed."""
+    less_s = job.left_s - _LAST_TURN * max(0.0, alone_s - job.work_s) - _RESERVE_S
+    return less_s if job.work_s <= less_s else job.left_s
