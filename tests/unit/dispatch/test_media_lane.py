@@ -161,6 +161,12 @@ GROUPS = st.lists(st.tuples(CHAINS, st.integers(1, 7), st.booleans()), max_size=
 class Interleavings(RuleBasedStateMachine):
     """Replicas take, finish, lose and give back; pictures come in any order, and some have to be fetched again."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        # Not in `begin`, which may be broken off half-way: then nothing would be fetched in any later test.
+        self.patch = patch.object(media_ahead.MediaAhead, "advance", lambda _: None)
+        self.patch.start()
+
     @initialize(sizes=GROUPS, replicas=st.integers(1, 3), habit=st.sampled_from(CacheHabit), data=st.data())
     def begin(
         self,
@@ -169,8 +175,6 @@ class Interleavings(RuleBasedStateMachine):
         habit: CacheHabit,
         data: st.DataObject,
     ) -> None:
-        self.patch = patch.object(media_ahead.MediaAhead, "advance", lambda _: None)
-        self.patch.start()
         groups, self.total = [], 0
         for chain, size, is_long in sizes:
             groups.append(group_of(range(self.total, self.total + size), *chain, answer_tokens=9 * is_long))
@@ -230,23 +234,25 @@ class Interleavings(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         """Whatever has happened, one replica alone can always finish."""
-        if not hasattr(self, "desk"):
-            return
         try:
-            name = NAMES[len(self.out) % len(self.desk.gates)]
-            self.desk.bring_all()
-            while self.out or self.desk.lane.unsent:
-                job = self.desk.take(name)
-                if job is not None:
-                    self.times[job.line] += 1
-                    self.out.append(job)
-                else:
-                    assert self.out, "lines are left that nobody is given"
-                    self._end(self.out.pop(), computed=True)
-            assert self.times == Counter(range(self.total)) + self.returned
-            assert self.desk.lane.delayed == 0
+            if hasattr(self, "desk"):
+                self._finish()
         finally:
             self.patch.stop()
+
+    def _finish(self) -> None:
+        name = NAMES[len(self.out) % len(self.desk.gates)]
+        self.desk.bring_all()
+        while self.out or self.desk.lane.unsent:
+            job = self.desk.take(name)
+            if job is not None:
+                self.times[job.line] += 1
+                self.out.append(job)
+            else:
+                assert self.out, "lines are left that nobody is given"
+                self._end(self.out.pop(), computed=True)
+        assert self.times == Counter(range(self.total)) + self.returned
+        assert self.desk.lane.delayed == 0
 
     def _land(self, data: st.DataObject) -> Job:
         return self.out.pop(data.draw(st.integers(0, len(self.out) - 1)))
