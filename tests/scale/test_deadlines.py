@@ -20,7 +20,7 @@ URGENT_LINES = 3_000
 # Too little if it goes by turns with the other owner's.
 WINDOW = "1m"
 KEYS = ("sk-calm", "sk-hurried")
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "dispatch__lines_per_turn": "50",
     "limits__window_min_h": "0.01",
     "server__lease_s": "6",

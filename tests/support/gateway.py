@@ -27,6 +27,7 @@ class Gateway:
         self._next = 0
         self._is_slow = False
         self._is_slow_to_writers_only = False
+        self._is_silent: bool | None = None
         self._open: set[asyncio.StreamWriter] = set()
         self.refused = 0
         """How many requests were answered that there is too much."""
@@ -60,6 +61,18 @@ class Gateway:
 
         self._run(change())
 
+    def go_away(self, *, is_silent: bool | None) -> None:
+        """From now on pass nothing on: take what comes and never answer, or end connections at once; None: be back."""
+
+        async def change() -> None:
+            self._is_silent = is_silent
+            for writer in list(self._open):
+                # Those that were never answered too: whoever was cut off for a while finds out at some time.
+                if is_silent is not True:
+                    writer.transport.abort()
+
+        self._run(change())
+
     def cut(self) -> None:
         """End all connections at once, as where a server fails over to another one; new ones are passed on."""
 
@@ -86,7 +99,10 @@ class Gateway:
         try:
             # A task of the server's that is cancelled is told of as an error.
             with suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                if self._is_slow:
+                if self._is_silent is not None:
+                    while self._is_silent and await reader.read(_PIECE_BYTES):
+                        pass
+                elif self._is_slow:
                     await self._refuse(reader, writer)
                 else:
                     await self._pass_on(reader, writer)
@@ -121,10 +137,20 @@ class Gateway:
         self._open.add(far_writer)
         far_writer.write(begun)
         try:
-            await asyncio.gather(_copy(reader, far_writer), _copy(far_reader, writer))
+            await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
         finally:
             self._open.discard(far_writer)
             far_writer.close()
+
+    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Until one of the two ends it; the other side is then told."""
+        with suppress(OSError):
+            while data := await reader.read(_PIECE_BYTES):
+                if self._is_silent:
+                    continue
+                writer.write(data)
+                await writer.drain()
+        writer.close()
 
 
 async def _read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
@@ -134,12 +160,3 @@ async def _read_request(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
         if line.startswith(b"content-length:"):
             body = await reader.readexactly(int(line.partition(b":")[2]))
     return head, body
-
-
-async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Until one of the two ends it; the other side is then told."""
-    with suppress(OSError):
-        while data := await reader.read(_PIECE_BYTES):
-            writer.write(data)
-            await writer.drain()
-    writer.close()

@@ -34,7 +34,9 @@ _PERIOD_LOOKS = 20
 _BELIEVED_MS = 60_000
 # From the judgement until all have read it, twice, since more may have come meanwhile; and for answers to be gathered.
 _SLACK_S = 30.0
-# Where there is too little time for all, those that are kept are not to be late by a last line.
+# Where there is too little time for all, those that are kept are not to be late by a last line: so much of the time
+# goes by while turns are changed, or while one worker has two of them and another one none.
+_RESERVE_SHARE = 0.05
 _RESERVE_S = 10.0
 # The last slices of a batch are a quarter of the others (`plan.cut_lines`).
 _LAST_TURN = 0.25
@@ -123,15 +125,15 @@ def find_urgency(weighed: Weighed, least_s: Mapping[str, float], pools: Mapping[
         if job.work_s and alone_s > job.left_s:
             hopeless.append(job)
         elif job.work_s:
-            by_pool[job.pool].append(Demand(job, job.work_s, _reserve(job, alone_s)))
+            by_pool[job.pool].append(_make_demand(job, alone_s))
     due_of: dict[Pool, tuple[int, int]] = {}
     for pool, demands in by_pool.items():
         feasible, too_much = sort_out(demands)
         hopeless += [demand.queue for demand in too_much]
         # All are fast together, and each turn is as slow as one of them: it has to be begun before.
         begun = [
-            demand._replace(left_s=demand.queue.left_s - max(0.0, least_s.get(demand.queue.batch, 0.0) - demand.work_s))
-            for demand in feasible
+            Demand(job, job.work_s, job.left_s - max(0.0, least_s.get(job.batch, 0.0) - job.work_s))
+            for job, _, _ in feasible
         ]
         counts = [count_endangered(begun, _SLACK_S, margin) for margin in (ENDANGERED_MARGIN, PRESSED_MARGIN)]
         lefts = [max((each.queue.left_s for each in feasible[:count]), default=None) for count in counts]
@@ -144,7 +146,8 @@ def find_urgency(weighed: Weighed, least_s: Mapping[str, float], pools: Mapping[
     return Urgency(weighed.now_ms, due, frozenset(batch for _, batch in given_up))
 
 
-def _reserve(job: "Job", alone_s: float) -> float:
-    """The time that is left without what the last turn takes and a little more; all of it, if it is needed."""
-    less_s = job.left_s - _LAST_TURN * max(0.0, alone_s - job.work_s) - _RESERVE_S
-    return less_s if job.work_s <= less_s else job.left_s
+def _make_demand(job: "Job", alone_s: float) -> Demand["Job"]:
+    """With some time in reserve, unless it could not be done in time alone then."""
+    work_s = job.work_s * (1 + _RESERVE_SHARE)
+    left_s = job.left_s - _LAST_TURN * max(0.0, alone_s - job.work_s) - _RESERVE_S
+    return Demand(job, work_s, left_s) if work_s <= left_s else Demand(job, job.work_s, job.left_s)

@@ -23,14 +23,16 @@ from obstore.store import S3Store
 from backfill.errors import NotFound, StoreUnavailable
 from backfill.store.objects.outage import Outage
 
-__all__ = ["LONG_PATIENCE_S", "PATIENCE_S", "Found", "ObjectClient"]
+__all__ = ["LONG_PATIENCE_S", "PATIENCE_S", "Found", "ObjectClient", "Stores"]
 
 PATIENCE_S = 10.0
 """So long a store may fail before a caller hears of it."""
-LONG_PATIENCE_S = 60.0
+LONG_PATIENCE_S = 300.0
 """The same for what would have to be computed again."""
 _CALLS_AT_ONCE = 8
 _LISTED_AT_ONCE = 1000
+# What is larger may take long to be sent.
+_SOON_SENT_BYTES = 1 << 20
 _STATUS = re.compile(r"\b(?:status|code)[^0-9]{0,12}([45][0-9]{2})\b", re.IGNORECASE)
 _Result = TypeVar("_Result")
 _Item = TypeVar("_Item")
@@ -46,14 +48,23 @@ class Found(NamedTuple):
     """By the store's clock."""
 
 
+class Stores(NamedTuple):
+    """The ways to one place."""
+
+    prompt: S3Store
+    """For what is answered soon: a call ends as soon as nothing comes for a while."""
+    patient: S3Store
+    """For what takes long before the first byte is answered: large objects, and copies."""
+    uploads: S3Store
+    """For uploads in parts, whose parts are tried again inside."""
+
+
 class ObjectClient:
     """One bucket, or what lies under one prefix of it."""
 
-    def __init__(self, store: S3Store, uploads: S3Store) -> None:
-        """`uploads`: the same place, for uploads in parts, whose parts are tried again inside."""
-        self._store = store
-        self.uploads = uploads
-        self._outage = Outage()
+    def __init__(self, stores: Stores) -> None:
+        self._store, self._patient, self.uploads = stores
+        self._outage = Outage(PATIENCE_S)
         self.threads = ThreadPoolExecutor(_CALLS_AT_ONCE, thread_name_prefix="objects")
         """For calls side by side, and for what nobody waits for."""
 
@@ -93,7 +104,7 @@ class ObjectClient:
 
     def put(self, key: str, data: bytes) -> None:
         """Write an object, or replace it."""
-        self._change("write", key, lambda: obstore.put(self._store, key, data, use_multipart=False))
+        self._change("write", key, lambda: obstore.put(self._choose(data), key, data, use_multipart=False))
 
     def create(self, key: str, data: bytes, patience_s: float = PATIENCE_S) -> bool:
         """Write an object that was not there; False if another one made it.
@@ -106,7 +117,7 @@ class ObjectClient:
             nonlocal tries
             tries += 1
             try:
-                obstore.put(self._store, key, data, mode="create", use_multipart=False)
+                obstore.put(self._choose(data), key, data, mode="create", use_multipart=False)
             except (AlreadyExistsError, PreconditionError):
                 # Ours only if an earlier try may have arrived.
                 return tries > 1 and bytes(obstore.get(self._store, key).bytes()) == data
@@ -116,7 +127,7 @@ class ObjectClient:
 
     def copy(self, key: str, new_key: str) -> None:
         """Copy an object within the store; raises NotFound."""
-        self.call("copy", key, lambda: obstore.copy(self._store, key, new_key, overwrite=True))
+        self.call("copy", key, lambda: obstore.copy(self._patient, key, new_key, overwrite=True))
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects, those of them that are there."""
@@ -158,6 +169,9 @@ class ObjectClient:
 
         return self._change("list", prefix, ask)
 
+    def _choose(self, data: bytes) -> S3Store:
+        return self._store if len(data) <= _SOON_SENT_BYTES else self._patient
+
     def _change(self, verb: str, key: str, ask: Callable[[], _Result], patience_s: float = PATIENCE_S) -> _Result:
         try:
             return self.call(verb, key, ask, patience_s)
@@ -174,23 +188,35 @@ class ObjectClient:
         """
         tries, began_s = 0, time.monotonic()
         while True:
-            try:
-                result = ask()
-            except (NotFoundError, FileNotFoundError):
-                self._outage.note_success()
-                raise NotFound(f"There is no blob {key}.") from None
-            except (AlreadyExistsError, PreconditionError):
-                raise
-            except (BaseError, OSError) as error:
-                failure = make_unavailable(verb, key, error)
-                is_refused = isinstance(error, (PermissionDeniedError, UnauthenticatedError))
+            if self._outage.may_try():
+                try:
+                    return self._ask(key, ask)
+                except (BaseError, OSError) as error:
+                    if isinstance(error, (AlreadyExistsError, PreconditionError)):
+                        raise
+                    failure = make_unavailable(verb, key, error)
+                    since_s = self._outage.note_failure()
+                    if isinstance(error, (PermissionDeniedError, UnauthenticatedError)):
+                        raise failure from None
             else:
-                self._outage.note_success()
-                return result
-            since_s = min(began_s, self._outage.note_failure())
-            if is_refused or time.monotonic() - since_s > patience_s or not self._outage.wait(tries):
+                failure = _tell(verb, key, "it does not answer")
+                since_s = self._outage.since_s
+            if time.monotonic() - min(began_s, since_s) > patience_s or not self._outage.wait(tries):
                 raise failure
             tries += 1
+
+    def _ask(self, key: str, ask: Callable[[], _Result]) -> _Result:
+        """As `call`, once: an answer is one, whatever it says."""
+        try:
+            result = ask()
+        except (NotFoundError, FileNotFoundError):
+            self._outage.note_success()
+            raise NotFound(f"There is no blob {key}.") from None
+        except (AlreadyExistsError, PreconditionError):
+            self._outage.note_success()
+            raise
+        self._outage.note_success()
+        return result
 
 
 def _note(one: "obstore.ObjectMeta") -> Found:
@@ -209,4 +235,8 @@ def make_unavailable(verb: str, key: str, error: Exception) -> StoreUnavailable:
         reason = "it does not answer in time"
     else:
         reason = "it cannot be reached"
+    return _tell(verb, key, reason)
+
+
+def _tell(verb: str, key: str, reason: str) -> StoreUnavailable:
     return StoreUnavailable(f"Cannot {verb} {key or 'the folder'} in the object store: {reason}.")

@@ -8,7 +8,7 @@ from obstore.store import S3Store
 
 from backfill.config import StoreConfig
 from backfill.store.objects.blobs import ObjectBlobs
-from backfill.store.objects.client import ObjectClient
+from backfill.store.objects.client import ObjectClient, Stores
 from backfill.store.objects.windows import CacheRoom
 
 if TYPE_CHECKING:
@@ -19,17 +19,19 @@ __all__ = ["open_objects"]
 _CONNECT_TIMEOUT = "5s"
 # Of one call, whose bytes are bounded: an object of a journal at most.
 _TIMEOUT = "60s"
+# Until the first byte of an answer, and between two: one that stands still is found out before its callers give up.
+# While much is sent nothing is answered, so that this is not asked of what is large.
+_SILENCE = "8s"
 
 
 def open_objects(config: StoreConfig, folder: Path) -> ObjectBlobs:
     """The blobs at `config.blobs`; `folder` is for what was read of them. Asks nothing yet."""
-    store = _make_store(config, 0)
     # The parts of an upload are out of our hands, so that they are tried again inside.
-    uploads = _make_store(config, 10)
-    return ObjectBlobs(ObjectClient(store, uploads), CacheRoom(folder, config.s3_cache_bytes))
+    stores = Stores(_make_store(config, _SILENCE), _make_store(config), _make_store(config, retries=10))
+    return ObjectBlobs(ObjectClient(stores), CacheRoom(folder, config.s3_cache_bytes))
 
 
-def _make_store(config: StoreConfig, retries: int) -> S3Store:
+def _make_store(config: StoreConfig, silence: str = "", retries: int = 0) -> S3Store:
     place = urlsplit(config.blobs)
     keys = {
         "access_key_id": config.s3_access_key_id,
@@ -40,6 +42,8 @@ def _make_store(config: StoreConfig, retries: int) -> S3Store:
     named |= {"endpoint": config.s3_endpoint} if config.s3_endpoint else {}
     named |= {"region": config.s3_region} if config.s3_region else {}
     options: ClientConfig = {"connect_timeout": _CONNECT_TIMEOUT, "timeout": _TIMEOUT}
+    if silence:
+        options["read_timeout"] = silence
     if config.s3_allow_http:
         options["allow_http"] = True
     return S3Store(

@@ -80,7 +80,7 @@ class ObjectSegment:
             return
         reach_point("segment.sync", "sync", self._key)
         group = b"".join(pending)
-        # The store may take nothing for a minute: no second copy is kept for so long.
+        # The store may take nothing for minutes: no second copy is kept for so long.
         pending.clear()
         if not self._client.create(_name(self._key, self._number), group, LONG_PATIENCE_S):
             raise StoreUnavailable(f"Cannot write {self._key}: another process holds the batch.")
