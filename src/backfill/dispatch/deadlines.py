@@ -34,9 +34,7 @@ _PERIOD_LOOKS = 20
 _BELIEVED_MS = 60_000
 # From the judgement until all have read it, twice, since more may have come meanwhile; and for answers to be gathered.
 _SLACK_S = 30.0
-# Where there is too little time for all, those that are kept are not to be late by a last line: so much of the time
-# goes by while turns are changed, or while one worker has two of them and another one none.
-_RESERVE_SHARE = 0.05
+# Where there is too little time for all, those that are kept are not to be late by a last line.
 _RESERVE_S = 10.0
 # The last slices of a batch are a quarter of the others (`plan.cut_lines`).
 _LAST_TURN = 0.25
@@ -148,6 +146,5 @@ def find_urgency(weighed: Weighed, least_s: Mapping[str, float], pools: Mapping[
 
 def _make_demand(job: "Job", alone_s: float) -> Demand["Job"]:
     """With some time in reserve, unless it could not be done in time alone then."""
-    work_s = job.work_s * (1 + _RESERVE_SHARE)
     left_s = job.left_s - _LAST_TURN * max(0.0, alone_s - job.work_s) - _RESERVE_S
-    return Demand(job, work_s, left_s) if work_s <= left_s else Demand(job, job.work_s, job.left_s)
+    return Demand(job, job.work_s, left_s if job.work_s <= left_s else job.left_s)
