@@ -34,8 +34,9 @@ def test_who_writes_is_told_to_come_back_and_all_then_ends(engine: NullEngine, t
         client = company.client
         frozen, _ = company.workers
         frozen.terminate()
-        # It tells of itself several times a second, so it comes to this while the batch runs or waits.
-        frozen.start(fault="metadata.before_commit:12:SIGSTOP")
+        # It tells of itself several times a second, so it comes to this while the batch runs or waits; and not before
+        # it answers, however long that takes beside others.
+        frozen.start(fault="metadata.before_commit:40:SIGSTOP")
         batch_id = client.create(client.upload(request_lines(LINES)))
         company.wait_until(lambda: frozen.is_frozen)
         try:

@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -92,8 +92,10 @@ class PreparedProcess:
 
     def send_signal(self, number: int) -> None:
         """Send a signal, if the process is there to get it."""
-        if self.is_running:
-            os.kill(self.pid, number)
+        # Its end may not have come through yet.
+        with suppress(ProcessLookupError):
+            if self.is_running:
+                os.kill(self.pid, number)
 
 
 def _shift_clock(offset_s: float) -> None:
