@@ -249,6 +249,27 @@ def test_slices_of_one_batch_are_fenced_each_by_itself_and_ask_for_nothing_once_
         fold.close()
 
 
+def test_a_segment_that_goes_while_it_is_looked_at_is_passed_over(object_store: ObjectStore) -> None:
+    with object_store.opened() as blobs:
+        first = begin_segment(blobs, BATCH, 1, {}, durably=True)
+        first.write(encode_record(make_record(0)))
+        first.sync()
+        fold = Fold(blobs, BATCH, 9)
+        fold.refresh()
+        empty = begin_segment(blobs, BATCH, 2, fold.fences, durably=True)
+        # It is found, and removed as nothing stands in it, before its header is read.
+        fold._chain._open_new()
+        empty.discard()
+        fold.refresh()
+        assert [line for line in range(9) if fold.outcomes[line]] == [0]
+        third = begin_segment(blobs, BATCH, 3, fold.fences, durably=True)
+        third.write(encode_record(make_record(1)))
+        third.sync()
+        fold.refresh()
+        assert [line for line in range(9) if fold.outcomes[line]] == [0, 1]
+        fold.close()
+
+
 def test_who_reads_on_waits_for_the_first_piece_alone(object_store: ObjectStore, calls: Counter[str]) -> None:
     lines, length = 6000, 1000
     with object_store.opened() as blobs:

@@ -66,6 +66,7 @@ class Client:
     def retrieve(self, batch_id: str) -> dict[str, Any]:
         """The batch as the server tells it."""
         response = self.request("GET", f"/v1/batches/{batch_id}")
+        assert response.status_code != 404, response.text
         response.raise_for_status()
         found: dict[str, Any] = response.json()
         return found

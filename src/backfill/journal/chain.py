@@ -56,7 +56,12 @@ class Chain:
         for name in reversed(names):
             segment = self._segments[name]
             if fences is None:
-                header = segment.header
+                try:
+                    header = segment.header
+                except NotFound:
+                    # As below, a moment later: an object store lets nobody read on in what is removed.
+                    self._segments.pop(name).close()
+                    continue
                 if header is None:
                     continue
                 segment.limit_bytes = None
