@@ -159,6 +159,8 @@ def test_hostile_names_and_cells_are_text(
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.get_by_role("button", name="Start").click()
     expect(page.get_by_role("heading", name=re.compile("^Batch "))).to_be_visible()
+    # Its words are there before its styles are.
+    page.wait_for_load_state()
     assert page.locator("img").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
