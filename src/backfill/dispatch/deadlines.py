@@ -63,6 +63,7 @@ class Deadlines:
         self._duties = duties
         self._clock_ms = clock_ms
         self._note = note
+        self._known = Urgency()
         self._stopping = asyncio.Event()
 
     async def run(self) -> None:
@@ -70,11 +71,13 @@ class Deadlines:
         while not self._stopping.is_set():
             began_s = time.monotonic()
             try:
-                urgency = await self._find()
+                self._known = await self._find()
             except StoreUnavailable as error:
                 _log.warning("deadlines in danger cannot be told now", reason=error.message)
-            else:
-                self._note(urgency if self._clock_ms() - urgency.judged_at_ms < _BELIEVED_MS else Urgency())
+            except Exception:  # noqa: BLE001 - without it each worker judges by what it has, and that is no reason to end
+                _log.warning("deadlines in danger cannot be judged", exc_info=True)
+            is_believed = self._clock_ms() - self._known.judged_at_ms < _BELIEVED_MS
+            self._note(self._known if is_believed else Urgency())
             pause_s = max(_PERIOD_S, _PERIOD_LOOKS * (time.monotonic() - began_s)) if self.told else _PERIOD_S
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):

@@ -223,23 +223,27 @@ async def test_what_was_told_more_than_a_minute_ago_is_not_believed(
     assert await two.look() == Urgency()
 
 
-async def test_a_store_that_fails_changes_nothing_until_it_is_back(
-    start: Callable[[str], Process], metadata: Metadata, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("failure", [StoreUnavailable("The disk is out."), ValueError("a row of another release")])
+async def test_what_cannot_be_judged_is_judged_again_and_what_was_known_is_believed_for_a_minute(
+    start: Callable[[str], Process],
+    metadata: Metadata,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    failure: Exception,
 ) -> None:
     one = start("one")
-    batch = make_batch("near", 150_000)
+    batch = make_batch("near", 250_000)
     await metadata.add_batch(batch)
     await one.tell()
-    failures = 0
+    assert (await one.look()).is_pressed(batch)
 
     async def fail(*_: object) -> None:
-        nonlocal failures
-        failures += 1
-        monkeypatch.undo()
-        message = "The disk is out."
-        raise StoreUnavailable(message)
+        raise failure
 
-    monkeypatch.setattr("backfill.dispatch.deadlines._PERIOD_S", 0.0)
-    monkeypatch.setattr("backfill.dispatch.weighing.read_queue", fail)
+    with monkeypatch.context() as broken:
+        broken.setattr("backfill.dispatch.weighing.read_queue", fail)
+        assert (await one.look()).is_pressed(batch)
+        clock.now_ms += MINUTE_MS
+        assert await one.look() == Urgency()
+    await one.tell()
     assert (await one.look()).is_pressed(batch)
-    assert failures == 1

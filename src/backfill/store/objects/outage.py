@@ -43,6 +43,8 @@ class Outage:
         if now_s - self.since_s <= self._patience_s:
             return True
         with self._lock:
+            if now_s - self._last_s > _FORGOTTEN_AFTER_S:
+                return True
             if now_s < self._trying_until_s:
                 return False
             self._trying_until_s = now_s + _TRY_S
