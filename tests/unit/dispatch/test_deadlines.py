@@ -190,15 +190,20 @@ async def test_one_judges_with_all_that_all_can_do_and_the_other_reads_it(
     assert len((await one.look()).given_up) == 2
 
 
-async def test_another_one_judges_when_that_one_is_gone_and_what_is_old_is_not_believed(
-    start: Callable[[str], Process], metadata: Metadata, clock: Clock
-) -> None:
-    one, two = start("one"), start("two")
-    batch = make_batch("near", 200_000)
+async def have_judged(start: Callable[[str], Process], metadata: Metadata) -> tuple[Process, Batch]:
+    """A process beside one that has told of a batch that is pressed for time."""
+    one, batch = start("one"), make_batch("near", 200_000)
     await metadata.add_batch(batch)
     await one.tell()
     assert (await one.look()).is_pressed(batch)
     await one.tell()
+    return start("two"), batch
+
+
+async def test_another_one_judges_when_that_one_is_gone_and_what_is_old_is_not_believed(
+    start: Callable[[str], Process], metadata: Metadata, clock: Clock
+) -> None:
+    two, batch = await have_judged(start, metadata)
     clock.now_ms += LEASE_MS - 1000
     assert (await two.look()).is_pressed(batch)
     clock.now_ms += 2000
@@ -210,12 +215,7 @@ async def test_another_one_judges_when_that_one_is_gone_and_what_is_old_is_not_b
 async def test_what_was_told_more_than_a_minute_ago_is_not_believed(
     start: Callable[[str], Process], metadata: Metadata, clock: Clock
 ) -> None:
-    one, two = start("one"), start("two")
-    batch = make_batch("near", 200_000)
-    await metadata.add_batch(batch)
-    await one.tell()
-    await one.look()
-    await one.tell()
+    two, _ = await have_judged(start, metadata)
     leases = Leases(metadata.database, "one", clock, LEASE_MS)
     clock.now_ms += MINUTE_MS + 1
     # It has its duty, and does nothing for it.
